@@ -1,0 +1,1 @@
+"""One file here is one experiment; `common.py` holds every key with its default and meaning."""

@@ -1,0 +1,165 @@
+"""Every configuration key, its default and one line of meaning.
+
+An experiment is a file beside this one whose `get_config(arg)` takes these defaults and changes some.
+Keys are locked: a key that is not here is an error that names the nearest one.
+
+A *duration* is a string with a unit: "500 steps", "40 epochs", "1e6 examples" or "5%" (of the run).
+A *rule list* is `((regex, value), ...)` on parameter paths such as "encoder/blocks/attn/qkv/kernel":
+the first match wins, every parameter must match, a rule that matches nothing is an error.
+A *part* is a dict with a `name` (an attribute of the part's home module, or "vfm.package.module:attribute")
+and the keyword arguments that it takes.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder, required_placeholder
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def vit(**changes) -> dict:
+    """The ViT encoder's keys (part; home `vfm.models`)."""
+    return dict(
+        name="vit",
+        size="s",  # ti s b l h g: width, depth, heads, mlp_dim; any of the four below overrides it
+        width=0,
+        depth=0,
+        heads=0,
+        mlp_dim=0,
+        frames=16,  # native clip that position tables are made for; other clips interpolate them
+        image_size=224,  # native height and width in pixels
+        tubelet=2,  # frames of one token
+        patch=16,  # pixels of one token's side
+        positions="sincos1d",  # sincos1d (flat index, VideoMAE) | sincos3d | learned | learned_separable
+        cls_token=False,
+        registers=0,  # extra learned tokens, dropped at the output
+        norm="layernorm",  # layernorm | rmsnorm
+        norm_eps=1e-6,
+        qkv_bias="qv",  # qv (VideoMAE: keys have none) | qkv | none
+        qk_norm=False,
+        layer_scale=0.0,  # initial value; 0 = no LayerScale
+        drop_path=0.0,  # rate of the last layer, rising linearly from 0
+        final_norm=True,
+    ) | changes
+
+
+def mamba(**changes) -> dict:
+    """The VideoMamba encoder's keys (part; home `vfm.models`)."""
+    return dict(
+        name="mamba",
+        size="s",  # ti s m: width, depth; either of the two below overrides it
+        width=0,
+        depth=0,
+        frames=8,
+        image_size=224,
+        tubelet=1,
+        patch=16,
+        positions="learned_separable",  # as VideoMamba: space (with a place for cls) + time
+        cls_token=True,
+        norm="rmsnorm",  # rmsnorm | layernorm
+        norm_eps=1e-5,
+        d_state=16,
+        d_conv=4,
+        expand=2,
+        bidirectional=True,
+        divide_out=False,  # halve the sum of the two directions (Vim); VideoMamba does not
+        drop_path=0.0,
+        final_norm=True,
+        init="videomamba",  # videomamba (as its code executes) | mamba (dt initialised as Mamba's paper)
+    ) | changes
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.seed = 0  # of initialisation, data order, augmentation and masks
+
+    # How long: exactly one of the three.
+    c.total_steps = placeholder(int)
+    c.total_epochs = placeholder(float)
+    c.total_examples = placeholder(int)
+    c.batch_size = 256  # global: over all devices, hosts and accumulated micro-batches
+    c.accumulate = 1  # micro-batches of one optimiser step
+
+    # Precision of matrix products and activations; parameters, losses and the optimiser are float32.
+    # auto: bfloat16 on GPU and TPU, float32 on CPU | float32 | bfloat16 |
+    # bfloat16_dots: operands of matrix products only, forward and backward (fast on CPUs with bfloat16)
+    c.precision = "auto"
+    c.remat = "none"  # what a layer recomputes in the backward pass: none | dots (keep matrix products) | full
+    c.unroll = 1  # layers unrolled in one turn of the scan over layers (0 = all); same parameters and results
+
+    c.data = d = ConfigDict()
+    d.train = required_placeholder(str)  # SPEC: a CSV file or a folder of videos
+    d.root = ""  # what relative paths in a CSV are relative to; "" = the CSV's own folder
+    d.frames = 16
+    d.sampling = "dense"  # dense: `frames` at `stride` | sparse: one from each of `frames` equal segments
+    d.stride = 4  # in source frames
+    d.size = 224  # height and width after cropping
+    d.crop = "multiscale"  # multiscale (VideoMAE) | random_resized | center | resize (whole frame)
+    d.crop_scales = (1.0, 0.875, 0.75, 0.66)  # of the short side, for multiscale
+    d.crop_area = (0.5, 1.0)  # of the frame's area, for random_resized
+    d.crop_aspect = (0.75, 1.3333333)  # width over height, for random_resized
+    d.flip = False  # horizontal, with probability .5
+    d.clips_per_video = 1  # repeated augmentation: clips drawn from one decoded video
+    d.mean, d.std = IMAGENET_MEAN, IMAGENET_STD  # of pixels in [0, 1]; applied on the device
+    d.cache = False  # keep decoded videos in memory (uint8, at `cache_size`); for sets that fit
+    d.cache_size = 0  # short side of cached frames; 0 = as stored
+    d.max_bad_fraction = 0.01  # stop when more of the distinct files than this cannot be decoded
+    d.workers = 0  # decoding processes; 0 = threads of this process
+    d.threads = 2  # decoding threads of each process
+    d.prefetch = 2  # batches ready on the device
+
+    c.model = m = ConfigDict()
+    m.encoder = ConfigDict(vit())
+
+    c.objective = o = ConfigDict()
+    o.name = "masked"  # part; home `vfm.objectives`
+    o.mask = ConfigDict(dict(name="tube", ratio=0.9))  # part; home `vfm.masking`
+    o.predictor = ConfigDict(
+        dict(name="decoder", width=192, depth=4, heads=3, mlp_ratio=4.0)  # part; home `vfm.models`
+    )
+    o.target = ConfigDict(dict(name="pixels", norm="channel", eps=1e-6))  # part; home `vfm.targets`
+    o.loss = ConfigDict(dict(name="mse"))  # part; home `vfm.losses`
+
+    c.optim = o = ConfigDict()
+    o.lr = 1.5e-4  # peak; multiplied by batch_size / 256 where lr_scaling
+    o.lr_scaling = True
+    o.min_lr = 1e-5  # end of the cosine; scaled like lr
+    o.schedule = "cosine"  # cosine | constant | linear_cooldown (constant, then linear to min_lr)
+    o.warmup = "40 epochs"  # duration, linear from 0
+    o.cooldown = "20%"  # duration, for linear_cooldown
+    o.b1, o.b2, o.eps = 0.9, 0.95, 1e-8  # AdamW
+    o.weight_decay = 0.05
+    o.decay_rules = (  # multiplies weight_decay
+        (r".*(bias|scale|pos|token|gamma|/D|/D_b)$", 0.0),
+        (r".*", 1.0),
+    )
+    o.lr_rules = ((r".*", 1.0),)  # multiplies the learning rate; 0 = frozen
+    o.layer_decay = 1.0  # rate of layer i is multiplied by layer_decay ** (layers + 1 - i); 1 = off
+    o.clip = 0.0  # global norm of the gradient; 0 = off
+    c.ema = 0.0  # decay of the moving average of parameters; 0 = none kept
+
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices on each axis; one may be -1 = the rest
+    c.sharding_rules = (  # axes of each parameter's dimensions, from the last one; "" = not split
+        (r".*/(qkv|fc1|in_proj)/kernel$", ("fsdp", "tensor")),
+        (r".*/(proj|fc2|out_proj)/kernel$", ("tensor", "fsdp")),
+        (r".*/kernel$", ("fsdp", "")),
+        (r".*", ()),
+    )
+
+    c.checkpoint = k = ConfigDict()
+    k.every = "10%"  # duration; the last step is always saved
+    k.keep = 2  # newest checkpoints that stay
+    k.keep_every = ""  # duration; checkpoints at its multiples stay for ever; "" = none
+    c.init = i = ConfigDict()  # where parameters start from, when there is nothing to resume
+    i.run = ""  # continue from another run's checkpoint: all parameters and the optimiser; steps count from 0
+    i.encoder = ""  # or take single parts of the parameters from a run's folder
+    i.predictor = ""
+    i.allow = ()  # regexes of parameters that may be missing or unused when parts are taken
+
+    c.max_bad_steps = 10  # consecutive updates that may be skipped as not finite before the run stops
+    c.log_every = "50 steps"  # duration
+    c.wandb = False  # also log to Weights & Biases, if installed
+
+    c.eval = e = ConfigDict()
+    e.every = ""  # duration between frozen probes inside training; "" = never
+    e.config = ""  # configs/eval/NAME.py that describes them
+    return c

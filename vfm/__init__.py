@@ -1,0 +1,1 @@
+"""Video foundation models: encoders, objectives, training and interoperability."""
