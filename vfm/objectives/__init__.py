@@ -1,0 +1,20 @@
+"""Objectives: what is learned. One file is one objective; `build(config)` makes the one that a config names.
+
+An objective is pure and has
+  init(rng, batch) -> (params, extra)        batch: arrays or their shapes
+  loss(params, extra, batch, rng, step, teacher) -> (scalar, (metrics, extra))
+  after_update(params) -> params             optional: clamps and normalisations after an optimiser step
+where metrics are (sum, weight) pairs and `extra` holds what is neither learned nor constant.
+"""
+
+from typing import Any
+
+from vfm import parts
+from vfm.objectives.masked import masked
+
+__all__ = ["build", "masked"]
+
+
+def build(config: Any) -> Any:
+    """The objective of a whole run config (`config.objective.name`; the others of its keys are the objective's)."""
+    return parts.resolve(config.objective.name, "vfm.objectives")(config)

@@ -1,0 +1,95 @@
+"""Masked modelling: hide most tokens of a clip and predict a target at them from the others.
+
+mask x predictor x target x loss, each a part of its own: pixels with a tube mask are VideoMAE; other masks,
+teachers or losses are other parts in the same objective. B batch, K kept and M masked tokens, D width, P target.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+
+from vfm import models, parts
+from vfm.masking import draw_batch
+from vfm.ops.patches import patchify, take, unpatchify
+from vfm.targets import unit_pixels
+
+
+def normalize(video: UInt8[Array, "B T H W C"], mean: tuple, std: tuple) -> Float[Array, "B T H W C"]:
+    """Pixels in [0, 1] minus `mean` over `std`, channel by channel."""
+    return (unit_pixels(video) - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+
+
+class masked:  # noqa: N801 - parts are named as configs write them
+    """Masked modelling, built from a run config (keys mask, predictor, target, loss of `config.objective`)."""
+
+    def __init__(self, config: Any):
+        self.mean, self.std = tuple(config.data.mean), tuple(config.data.std)
+        run_time = dict(precision=config.precision, remat=config.remat, unroll=config.unroll)
+        self.encoder = models.build(config.model.encoder, **run_time)
+        self.mask = parts.build(config.objective.mask, "vfm.masking")
+        self.target = parts.build(config.objective.target, "vfm.targets")
+        self.token_loss = parts.build(config.objective.loss, "vfm.losses")
+        self.predictor = models.build(
+            config.objective.predictor, out_dim=self.target.dim(self.encoder), **run_time
+        )
+
+    def init(self, rng: PRNGKeyArray, batch: dict[str, Any]) -> tuple[dict, dict]:
+        """Parameters {"encoder", "predictor"} for batches of this shape; no extra state."""
+        video = jnp.zeros((1, *batch["video"].shape[1:]), jnp.float32)
+        grid = self.encoder.grid_of(video.shape)
+        keep, hidden = (ids[None] for ids in self.mask(rng, grid))
+        encoder_rng, predictor_rng = jax.random.split(rng)
+        encoder = self.encoder.init(encoder_rng, video, keep)["params"]
+        tokens = jnp.zeros((1, keep.shape[1], self.encoder.width), jnp.float32)
+        predictor = self.predictor.init(predictor_rng, tokens, keep, hidden, grid)["params"]
+        return {"encoder": encoder, "predictor": predictor}, {}
+
+    def loss(self, params, extra, batch, rng, step, teacher) -> tuple[Array, tuple[dict, dict]]:
+        """Mean over all masked tokens of the batch; metrics {"loss"}."""
+        del step
+        mask_rng, dropout_rng = jax.random.split(rng)
+        prediction, _, hidden = self._predict(params, batch, mask_rng, dropout_rng)
+        target = self.target(batch, hidden, self.encoder, teacher)
+        token_loss = self.token_loss(prediction.astype(jnp.float32), target)
+        return token_loss.mean(), ({"loss": (token_loss.sum(), jnp.float32(token_loss.size))}, extra)
+
+    def reconstruct(self, params, batch, rng: PRNGKeyArray) -> dict[str, Float[Array, "B T H W C"]]:
+        """Pictures of what is predicted: original, masked (hidden tokens grey), predicted (visible ones as given)."""
+        prediction, keep, hidden = self._predict(params, batch, rng, None)
+        size = self.encoder.tubelet, self.encoder.patch
+        patches = patchify(unit_pixels(batch["video"]), *size)
+        filled = self.target.to_pixels(prediction.astype(jnp.float32), batch, hidden, self.encoder)
+        rows = jnp.arange(len(patches))[:, None]
+        grid = self.encoder.grid_of(batch["video"].shape)
+        pictures = dict(
+            original=patches,
+            masked=jnp.full_like(patches, 0.5).at[rows, keep].set(take(patches, keep)),
+            predicted=patches.at[rows, hidden].set(jnp.clip(filled, 0, 1)),
+        )
+        return {name: unpatchify(p, grid, *size) for name, p in pictures.items()}
+
+    def _predict(self, params, batch, mask_rng, dropout_rng):
+        """Prediction [B, M, P] and the ids kept [B, K] and hidden [B, M]; training mode where a dropout key is given."""
+        train = dropout_rng is not None
+        encoder_rng, predictor_rng = jax.random.split(dropout_rng) if train else (None, None)
+        grid = self.encoder.grid_of(batch["video"].shape)
+        keep, hidden = draw_batch(self.mask, mask_rng, batch, grid)
+        features = self.encoder.apply(
+            {"params": params["encoder"]},
+            normalize(batch["video"], self.mean, self.std),
+            keep,
+            train=train,
+            rngs={"dropout": encoder_rng} if train else None,
+        )
+        prediction = self.predictor.apply(
+            {"params": params["predictor"]},
+            features.tokens,
+            keep,
+            hidden,
+            grid,
+            train=train,
+            rngs={"dropout": predictor_rng} if train else None,
+        )
+        return prediction, keep, hidden
