@@ -11,7 +11,7 @@ and the keyword arguments that it takes.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder, required_placeholder
+from ml_collections.config_dict import placeholder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,7 +87,7 @@ def get_config() -> ConfigDict:
     c.unroll = 1  # layers unrolled in one turn of the scan over layers (0 = all); same parameters and results
 
     c.data = d = ConfigDict()
-    d.train = required_placeholder(str)  # SPEC: a CSV file or a folder of videos
+    d.train = placeholder(str)  # must be set: a CSV file or a folder of videos
     d.root = ""  # what relative paths in a CSV are relative to; "" = the CSV's own folder
     d.frames = 16
     d.sampling = "dense"  # dense: `frames` at `stride` | sparse: one from each of `frames` equal segments
