@@ -1,20 +1,32 @@
 """Masks: which tokens an encoder sees and which it has to predict.
 
-A mask is a part: called with its keywords it gives `draw(rng, grid) -> (keep [K], masked [M])` for one clip,
-sorted int32 token ids in raster order (t slowest, w fastest). Counts depend on the grid alone, so shapes are
-static; whoever draws for a batch gives each sample a key of its own (`draw_batch`).
+A mask is a part: called with its keywords it gives `draw(rng, grid) -> Drawn` for one clip. Counts depend on the
+grid alone, so shapes are static; for a batch, `draw_batch` gives each sample a key of its own.
+K kept tokens, M tokens that are predicted.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vfm.errors import UserError
 
 Grid = tuple[int, int, int]
-Mask = Callable[[PRNGKeyArray, Grid], tuple[Int[Array, "K"], Int[Array, "M"]]]
+
+
+class Drawn(NamedTuple):
+    """Token ids in raster order (t slowest, w fastest), sorted."""
+
+    keep: Int[Array, "*B K"]  # what the encoder sees
+    predict: Int[Array, "*B M"]  # what is decoded
+    weight: Float[Array, "*B M"]  # of each decoded token in the loss: 1, or 0 where the encoder saw it
+
+
+Mask = Callable[[PRNGKeyArray, Grid], Drawn]
 
 
 def _check_ratio(ratio: float, kept: int, total: int, where: str) -> None:
@@ -30,6 +42,11 @@ def _split(rng: PRNGKeyArray, total: int, kept: int) -> tuple[Array, Array]:
     return jnp.sort(order[:kept]).astype(jnp.int32), jnp.sort(order[kept:]).astype(jnp.int32)
 
 
+def _all_hidden(keep: Array, hidden: Array) -> Drawn:
+    """Every hidden token is predicted and counts."""
+    return Drawn(keep, hidden, jnp.ones(hidden.shape))
+
+
 def tube(ratio: float = 0.9) -> Mask:
     """The same spatial cells in every time slot; int(ratio H W) of them are hidden (VideoMAE)."""
 
@@ -39,8 +56,8 @@ def tube(ratio: float = 0.9) -> Mask:
         kept = cells - int(ratio * cells)
         _check_ratio(ratio, kept, cells, "of a time slot")
         starts = cells * jnp.arange(slots, dtype=jnp.int32)[:, None]
-        keep, masked = _split(rng, cells, kept)
-        return (starts + keep).reshape(-1), (starts + masked).reshape(-1)
+        keep, hidden = _split(rng, cells, kept)
+        return _all_hidden((starts + keep).reshape(-1), (starts + hidden).reshape(-1))
 
     return draw
 
@@ -52,7 +69,33 @@ def random(ratio: float = 0.9) -> Mask:
         total = grid[0] * grid[1] * grid[2]
         kept = int(total * (1 - ratio))
         _check_ratio(ratio, kept, total, "of the clip")
-        return _split(rng, total, kept)
+        return _all_hidden(*_split(rng, total, kept))
+
+    return draw
+
+
+def running_cell(ratio: float = 0.9, decode_ratio: float = 0.5) -> Mask:
+    """Tube mask for the encoder, half of the tokens for the decoder (VideoMAE V2's dual masking).
+
+    A 2 x 2 cell of which int(4 decode_ratio) places are not decoded moves on by one place in every time slot, from
+    one of four phases; decoded tokens that the encoder saw have weight 0.
+    """
+
+    def decoded(grid: Grid, phase: int) -> np.ndarray:
+        slots, height, width = grid
+        queue = np.arange(4) < int(4 * decode_ratio)  # True = not decoded
+        cells = [queue[(np.arange(4) + phase + slot + 1) % 4].reshape(2, 2) for slot in range(slots)]
+        return np.flatnonzero(~np.stack([np.tile(cell, (height // 2, width // 2)) for cell in cells]))
+
+    def draw(rng, grid):
+        if grid[1] % 2 or grid[2] % 2:
+            raise UserError(f"mask 'running_cell' needs an even grid of tokens, found {grid[1]} x {grid[2]}")
+        tube_rng, phase_rng = jax.random.split(rng)
+        keep = tube(ratio)(tube_rng, grid).keep
+        phases = jnp.asarray(np.stack([decoded(grid, phase) for phase in range(4)]), jnp.int32)
+        predict = phases[jax.random.randint(phase_rng, (), 0, 4)]
+        seen = jnp.zeros(grid[0] * grid[1] * grid[2]).at[keep].set(1.0)
+        return Drawn(keep, predict, 1.0 - seen[predict])
 
     return draw
 
@@ -66,8 +109,6 @@ def sample_keys(rng: PRNGKeyArray, batch: dict[str, Array]) -> PRNGKeyArray:
     return jax.vmap(jax.random.fold_in)(keys, batch["clip"]) if "clip" in batch else keys
 
 
-def draw_batch(
-    mask: Mask, rng: PRNGKeyArray, batch: dict[str, Array], grid: Grid
-) -> tuple[Int[Array, "B K"], Int[Array, "B M"]]:
-    """Draw `mask` for every sample of the batch."""
+def draw_batch(mask: Mask, rng: PRNGKeyArray, batch: dict[str, Array], grid: Grid) -> Drawn:
+    """Draw `mask` for every sample of the batch; fields get a leading batch axis."""
     return jax.vmap(lambda key: mask(key, grid))(sample_keys(rng, batch))
