@@ -1,0 +1,35 @@
+"""Networks, by the names that configs use: `vit`, `mamba` (encoders) and `decoder` (a predictor).
+
+An encoder is `(video [B,T,H,W,C], keep=None, train=False) -> Features` with attributes `width`, `tubelet`,
+`patch` and `grid_of(video_shape)`.
+A predictor is `(tokens, keep, masked, grid, train) -> predictions [B,M,P]`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from vfm import parts
+from vfm.models.decoders import decoder
+from vfm.models.features import Features
+from vfm.models.vit import vit
+
+__all__ = ["Features", "build", "decoder", "vit"]
+
+
+def build(
+    part: Mapping[str, Any], precision: str = "float32", remat: str = "none", unroll: int = 1, **extra: Any
+) -> nn.Module:
+    """The module of a config's part, such as `{"name": "vit", "size": "b"}`.
+
+    Args:
+      precision: auto | float32 | bfloat16 | bfloat16_dots (`vfm.ops.dot`).
+      remat: what layers recompute in the backward pass: none | dots | full.
+      unroll: layers in one turn of the loop over layers; 0 = all.
+      extra: arguments that the caller knows, such as a decoder's `out_dim`.
+
+    Raises:
+      UserError: an unknown name, key or value.
+    """
+    return parts.build(part, __name__, precision=precision, remat=remat, unroll=unroll, **extra)

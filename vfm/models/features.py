@@ -1,0 +1,16 @@
+"""What an encoder returns.
+
+Letters: B batch, N tokens, D width.
+"""
+
+import flax.struct
+from jaxtyping import Array, Float
+
+
+@flax.struct.dataclass
+class Features:
+    """Tokens of a video in raster order (time slowest, width fastest), or in the order of `keep`."""
+
+    tokens: Float[Array, "B N D"]
+    cls: Float[Array, "B D"] | None = None  # the class token, where the encoder has one
+    grid: tuple[int, int, int] = flax.struct.field(pytree_node=False, default=(0, 0, 0))  # of the whole video

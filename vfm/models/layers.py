@@ -1,0 +1,244 @@
+"""Layers that encoders, decoders and poolers share.
+
+Letters: B batch, T H W C frames, height, width and channels of a video, N tokens, K kept tokens, D width,
+L layers.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Float, Int
+
+from vfm.errors import UserError
+from vfm.ops import dot
+from vfm.ops.attention import attention
+from vfm.ops.patches import Grid, patchify, take
+from vfm.parts import nearest
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
+NORMS = ("layernorm", "rmsnorm")
+QKV_BIASES = ("qv", "qkv", "none")
+REMATS = ("none", "dots", "full")
+
+
+def require(key: str, value: str, known) -> None:
+    """UserError that names the nearest choice where `value` is not one of `known`."""
+    if value not in known:
+        raise UserError(f"{key} '{value}'{nearest(value, known)}: expected one of {', '.join(known)}")
+
+
+class Dense(nn.Module):
+    """`x @ kernel + bias` under the model's precision (`vfm.ops.dot`)."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Any = nn.initializers.xavier_uniform()
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = dot.matmul(x, kernel, self.precision)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+        return y
+
+
+class Norm(nn.Module):
+    """LayerNorm or RMSNorm over the last axis; statistics and scaling in float32, the result in x's dtype."""
+
+    kind: str = "layernorm"
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        require("norm", self.kind, NORMS)
+        y = x.astype(jnp.float32)
+        if self.kind == "layernorm":
+            y -= y.mean(-1, keepdims=True)
+        y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        y *= self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        if self.kind == "layernorm":
+            y += self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return y.astype(x.dtype)
+
+
+class LayerScale(nn.Module):
+    """A learned gain for each channel of a residual branch (CaiT)."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
+        return x * gamma.astype(x.dtype)
+
+
+def drop_path(x: Float[Array, "B ..."], rate: Float[Array, ""], key: Array) -> Float[Array, "B ..."]:
+    """Stochastic depth: zeroes a branch for whole samples with probability `rate` and rescales the others."""
+    keep = jax.random.bernoulli(key, 1.0 - rate, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), 0)
+
+
+class PatchEmbed(nn.Module):
+    """Tubelets of `tubelet x patch x patch` pixels to tokens; only those in `keep` are ever multiplied.
+
+    The kernel's rows are in (t p p c) order.
+    """
+
+    width: int
+    tubelet: int
+    patch: int
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, video: Float[Array, "B T H W C"], keep: Int[Array, "B K"] | None = None
+    ) -> Float[Array, "B N D"]:
+        patches = patchify(video, self.tubelet, self.patch)
+        if keep is not None:
+            patches = take(patches, keep)
+        kernel = self.param("kernel", nn.initializers.xavier_uniform(), (patches.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        y = dot.matmul(patches, kernel, self.precision)
+        return y + bias.astype(y.dtype)
+
+
+def token_grid(shape: tuple[int, ...], tubelet: int, patch: int) -> Grid:
+    """The (T, H, W) token grid of a video of shape [..., T, H, W, C].
+
+    Raises:
+      UserError: the video is not divided by tubelets or patches.
+    """
+    frames, height, width = shape[-4:-1]
+    if frames % tubelet or height % patch or width % patch:
+        raise UserError(
+            f"a video of {frames} frames of {height}x{width} pixels is not divided by tubelets of {tubelet} "
+            f"frames and patches of {patch}x{patch} pixels; change data.frames and data.size, or the "
+            f"encoder's tubelet and patch"
+        )
+    return frames // tubelet, height // patch, width // patch
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention.
+
+    qkv_bias: qv (queries and values have one: VideoMAE) | qkv | none.
+    scale: of the logits; 0 = head size ** -0.5.
+    """
+
+    heads: int
+    qkv_bias: str = "qkv"
+    qk_norm: bool = False
+    norm: str = "layernorm"
+    norm_eps: float = 1e-6
+    scale: float = 0.0
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        require("qkv_bias", self.qkv_bias, QKV_BIASES)
+        width = x.shape[-1]
+        y = Dense(3 * width, self.qkv_bias == "qkv", precision=self.precision, name="qkv")(x)
+        if self.qkv_bias == "qv":
+            q_bias = self.param("q_bias", nn.initializers.zeros, (width,))
+            v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
+            y += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(y.dtype)
+        q, k, v = jnp.unstack(rearrange(y, "b n (k h d) -> b n k h d", k=3, h=self.heads), axis=2)
+        if self.qk_norm:
+            q = Norm(self.norm, self.norm_eps, name="q_norm")(q)
+            k = Norm(self.norm, self.norm_eps, name="k_norm")(k)
+        y = attention(q, k, v, scale=self.scale or None)
+        return Dense(width, precision=self.precision, name="proj")(rearrange(y, "b n h d -> b n (h d)"))
+
+
+class Mlp(nn.Module):
+    """Two dense layers with an activation between them."""
+
+    hidden: int
+    activation: str = "gelu"
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        require("activation", self.activation, ACTIVATIONS)
+        y = Dense(self.hidden, precision=self.precision, name="fc1")(x)
+        return Dense(x.shape[-1], precision=self.precision, name="fc2")(ACTIVATIONS[self.activation](y))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer: `x + drop_path(ls1(attn(norm1 x)))`, then the same with the MLP."""
+
+    heads: int
+    mlp_dim: int
+    norm: str = "layernorm"
+    norm_eps: float = 1e-6
+    qkv_bias: str = "qv"
+    qk_norm: bool = False
+    qk_scale: float = 0.0
+    layer_scale: float = 0.0
+    activation: str = "gelu"
+    precision: str = "float32"
+    dropping: bool = False  # residual branches are dropped (training with a drop path rate)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B N D"], rate: Float[Array, ""]) -> tuple[Array, None]:
+        norm = functools.partial(Norm, self.norm, self.norm_eps)
+        attend = Attention(
+            self.heads,
+            self.qkv_bias,
+            self.qk_norm,
+            self.norm,
+            self.norm_eps,
+            self.qk_scale,
+            self.precision,
+            name="attn",
+        )
+        x += self._branch(attend(norm(name="norm1")(x)), rate, "ls1")
+        mlp = Mlp(self.mlp_dim, self.activation, self.precision, name="mlp")
+        x += self._branch(mlp(norm(name="norm2")(x)), rate, "ls2")
+        self.sow("intermediates", "output", x)
+        return x, None
+
+    def _branch(self, y: Array, rate: Array, name: str) -> Array:
+        if self.layer_scale:
+            y = LayerScale(self.layer_scale, name=name)(y)
+        return drop_path(y, rate, self.make_rng("dropout")) if self.dropping else y
+
+
+def scanned(layer: type[nn.Module], depth: int, remat: str = "none", unroll: int = 1) -> type[nn.Module]:
+    """The layer's class repeated `depth` times: `(x, [L] drop path rates) -> (x, None)`, like each layer.
+
+    Parameters and intermediates are stacked over layers (leading axis L); compile time ignores the depth.
+
+    Args:
+      remat: what a layer recomputes in the backward pass: none | dots (all but products with weights) | full.
+      unroll: layers in one turn of the loop; 0 = all.
+    """
+    require("remat", remat, REMATS)
+    if remat != "none":
+        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+        # Inside a loop XLA cannot merge the recomputation with the original, so no barrier is needed there.
+        layer = nn.remat(layer, policy=policy, prevent_cse=unroll != 1)
+    return nn.scan(
+        layer,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=depth,
+        unroll=unroll or depth,
+    )
+
+
+def drop_rates(rate: float, depth: int) -> Float[Array, "L"]:
+    """Drop path rates that rise linearly from 0 in the first layer to `rate` in the last."""
+    return jnp.linspace(0.0, rate, depth)

@@ -1,0 +1,208 @@
+"""The video Vision Transformer: joint space-time attention over tubelets.
+
+Letters: B batch, T H W C frames, height, width and channels of a video, N tokens, K kept tokens, D width,
+L layers.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vfm.errors import UserError
+from vfm.models.features import Features
+from vfm.models.layers import Block, Norm, PatchEmbed, drop_rates, require, scanned, token_grid
+from vfm.ops import dot, positions
+from vfm.ops.patches import Grid
+
+SIZES = {  # width, depth, heads, mlp_dim
+    "ti": (192, 12, 3, 768),
+    "s": (384, 12, 6, 1536),
+    "b": (768, 12, 12, 3072),
+    "l": (1024, 24, 16, 4096),
+    "h": (1280, 32, 16, 5120),
+    "g": (1408, 40, 16, 6144),
+}
+POSITIONS = ("sincos1d", "sincos3d", "learned", "learned_separable", "none")
+
+
+def vit(
+    size: str = "s",
+    width: int = 0,
+    depth: int = 0,
+    heads: int = 0,
+    mlp_dim: int = 0,
+    frames: int = 16,
+    image_size: int | tuple[int, int] = 224,
+    tubelet: int = 2,
+    patch: int = 16,
+    positions: str = "sincos1d",
+    cls_token: bool = False,
+    registers: int = 0,
+    norm: str = "layernorm",
+    norm_eps: float = 1e-6,
+    qkv_bias: str = "qv",
+    qk_norm: bool = False,
+    qk_scale: float = 0.0,
+    layer_scale: float = 0.0,
+    activation: str = "gelu",
+    drop_path: float = 0.0,
+    final_norm: bool = True,
+    precision: str = "float32",
+    remat: str = "none",
+    unroll: int = 1,
+) -> "ViT":
+    """A ViT of a named size; a width, depth, heads or mlp_dim other than 0 overrides the size's.
+
+    Args:
+      frames, image_size: the native clip that position tables are for; image_size may be (height, width).
+      qk_scale: of the attention logits; 0 = head size ** -0.5.
+      The other keys are explained in `configs/common.py`.
+    """
+    require("size", size, SIZES)
+    preset = SIZES[size]
+    width, depth, heads = width or preset[0], depth or preset[1], heads or preset[2]
+    # A width of its own takes the usual ratio of 4, not the hidden size of another width.
+    mlp_dim = mlp_dim or (preset[3] if width == preset[0] else 4 * width)
+    if width % heads:
+        raise UserError(f"heads {heads} do not divide width {width}; choose heads that do")
+    height_width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    return ViT(
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_dim=mlp_dim,
+        native=token_grid((frames, *height_width, 3), tubelet, patch),
+        tubelet=tubelet,
+        patch=patch,
+        positions=positions,
+        cls_token=cls_token,
+        registers=registers,
+        norm=norm,
+        norm_eps=norm_eps,
+        qkv_bias=qkv_bias,
+        qk_norm=qk_norm,
+        qk_scale=qk_scale,
+        layer_scale=layer_scale,
+        activation=activation,
+        drop_path=drop_path,
+        final_norm=final_norm,
+        precision=dot.resolve_precision(precision),
+        remat=remat,
+        unroll=unroll,
+    )
+
+
+class ViT(nn.Module):
+    """An encoder: `(video, keep=None, train=False) -> Features`; make one with `vit`.
+
+    Intermediates (`mutable=["intermediates"]`): "embed" [B,N,D], tokens after positions, and "blocks/output"
+    [L,B,N,D], the output of each layer; extra tokens (cls, then registers) stand in front of N.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    native: Grid  # the token grid of the native clip
+    tubelet: int
+    patch: int
+    positions: str = "sincos1d"
+    cls_token: bool = False
+    registers: int = 0
+    norm: str = "layernorm"
+    norm_eps: float = 1e-6
+    qkv_bias: str = "qv"
+    qk_norm: bool = False
+    qk_scale: float = 0.0
+    layer_scale: float = 0.0
+    activation: str = "gelu"
+    drop_path: float = 0.0
+    final_norm: bool = True
+    precision: str = "float32"
+    remat: str = "none"
+    unroll: int = 1
+
+    @nn.nowrap
+    def grid_of(self, shape: tuple[int, ...]) -> Grid:
+        """The (T, H, W) token grid of a video of shape [..., T, H, W, C]."""
+        return token_grid(shape, self.tubelet, self.patch)
+
+    @nn.compact
+    def __call__(
+        self, video: Float[Array, "B T H W C"], keep: Int[Array, "B K"] | None = None, train: bool = False
+    ) -> Features:
+        """Encode a normalised video.
+
+        Args:
+          keep: sorted ids of the visible tokens; None = all. Position codes follow ids.
+          train: drop residual branches at the drop path rates (rng "dropout").
+        """
+        grid = self.grid_of(video.shape)
+        dtype = dot.activation_dtype(self.precision)
+        x = PatchEmbed(self.width, self.tubelet, self.patch, self.precision, name="patch_embed")(video, keep)
+        if self.positions != "none":
+            x += at(position_table(self, self.positions, self.native, grid, self.width), keep).astype(dtype)
+        extra = self._extra_tokens(x.shape[0], dtype)
+        if extra:
+            x = jnp.concatenate([*extra, x], axis=1)
+        self.sow("intermediates", "embed", x)
+
+        blocks = scanned(Block, self.depth, self.remat, self.unroll)(
+            heads=self.heads,
+            mlp_dim=self.mlp_dim,
+            norm=self.norm,
+            norm_eps=self.norm_eps,
+            qkv_bias=self.qkv_bias,
+            qk_norm=self.qk_norm,
+            qk_scale=self.qk_scale,
+            layer_scale=self.layer_scale,
+            activation=self.activation,
+            precision=self.precision,
+            dropping=train and self.drop_path > 0,
+            name="blocks",
+        )
+        x, _ = blocks(x, drop_rates(self.drop_path, self.depth))
+        if self.final_norm:
+            x = Norm(self.norm, self.norm_eps, name="norm")(x)
+        cls = x[:, 0] if self.cls_token else None
+        return Features(x[:, self.cls_token + self.registers :], cls, grid)
+
+    def _extra_tokens(self, batch: int, dtype: jnp.dtype) -> list[Array]:
+        """Class and register tokens, repeated over the batch; they have no position code."""
+        tokens = []
+        for name, count in (("cls_token", int(self.cls_token)), ("registers", self.registers)):
+            if count:
+                token = self.param(name, nn.initializers.normal(0.02), (count, self.width))
+                tokens.append(jnp.broadcast_to(token.astype(dtype), (batch, count, self.width)))
+        return tokens
+
+
+def position_table(
+    module: nn.Module, kind: str, native: Grid, grid: Grid, width: int
+) -> Float[Array, "N D"] | Float[np.ndarray, "N D"]:
+    """The position codes of a grid: fixed, or parameters `pos` / `space_pos` and `time_pos` of `module`.
+
+    Tables belong to the native grid; for another one they are interpolated.
+    """
+    require("positions", kind, POSITIONS)
+    time, height, breadth = native
+    if kind == "sincos1d":
+        return positions.interpolate(positions.sincos1d(time * height * breadth, width), native, grid)
+    if kind == "sincos3d":
+        return positions.interpolate(positions.sincos3d(native, width), native, grid)
+    normal = nn.initializers.normal(0.02)
+    if kind == "learned":
+        table = module.param("pos", normal, (time * height * breadth, width))
+        return positions.interpolate(table, native, grid)
+    space = module.param("space_pos", normal, (height * breadth, width))
+    times = module.param("time_pos", normal, (time, width))
+    space = positions.interpolate(space, (1, height, breadth), (1, *grid[1:]))
+    times = positions.interpolate(times, (time, 1, 1), (grid[0], 1, 1))
+    return (times[:, None] + space[None]).reshape(-1, width)
+
+
+def at(table: Float[Array, "N D"], keep: Int[Array, "B K"] | None) -> Float[Array, "_ K D"]:
+    """Rows of a table by token id, for each sample; all, with a batch axis of 1, where `keep` is None."""
+    table = jnp.asarray(table)
+    return table[None] if keep is None else jnp.take(table, keep, axis=0)

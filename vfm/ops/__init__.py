@@ -1,0 +1,1 @@
+"""Pure functions on arrays: matrix products, attention, position tables, resizing, scans."""

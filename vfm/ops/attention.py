@@ -1,0 +1,70 @@
+"""Attention in one function, whatever kernel computes it.
+
+Letters: B batch, N queries, M keys, H heads, D size of a head.
+"""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from vfm.errors import UserError
+
+IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+
+
+def attention(
+    q: Float[Array, "B N H D"],
+    k: Float[Array, "B M H D"],
+    v: Float[Array, "B M H D"],
+    *,
+    scale: float | None = None,
+    impl: str = "auto",
+) -> Float[Array, "B N H D"]:
+    """`softmax(scale * q k^T) v` for each head, the softmax in float32.
+
+    Args:
+      scale: of the logits; None = D ** -0.5.
+      impl: xla | cudnn (NVIDIA, bfloat16 or float16) | auto = cudnn where it can run, else xla.
+
+    Raises:
+      UserError: `impl` is unknown, or is cudnn where it cannot run.
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    chosen = _choose(impl, jax.default_backend(), jnp.dtype(q.dtype).name, q.shape[-1])
+    if chosen == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+    return _xla(q, k, v, scale)
+
+
+@functools.cache  # so that each choice is logged once
+def _choose(impl: str, backend: str, dtype: str, head_size: int) -> str:
+    if impl not in IMPLEMENTATIONS:
+        raise UserError(f"attention impl '{impl}': expected one of {', '.join(IMPLEMENTATIONS)}")
+    runs = (
+        backend in ("gpu", "cuda")
+        and dtype in ("bfloat16", "float16")
+        and head_size % 8 == 0
+        and head_size <= 128
+    )
+    if impl == "cudnn" and not runs:
+        raise UserError(
+            f"attention impl 'cudnn' needs an NVIDIA GPU, bfloat16 or float16 and a head size that is a multiple "
+            f"of 8 up to 128; found backend {backend}, {dtype}, head size {head_size}; use impl 'auto'"
+        )
+    chosen = "cudnn" if runs and impl != "xla" else "xla"
+    logging.getLogger(__name__).info(
+        "attention: %s for %s heads of size %d on %s", chosen, dtype, head_size, backend
+    )
+    return chosen
+
+
+def _xla(q, k, v, scale):
+    precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    product = functools.partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+    logits = product("bnhd,bmhd->bhnm", q * scale, k)
+    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+    return product("bhnm,bmhd->bnhd", weights, v).astype(v.dtype)
