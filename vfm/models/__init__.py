@@ -5,6 +5,7 @@ An encoder is `(video [B,T,H,W,C], keep=None, train=False) -> Features` with att
 A predictor is `(tokens, keep, masked, grid, train) -> predictions [B,M,P]`.
 """
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,9 @@ from vfm import parts
 from vfm.models.decoders import decoder
 from vfm.models.features import Features
 from vfm.models.vit import vit
+
+with contextlib.suppress(ModuleNotFoundError):
+    from vfm.models.mamba import mamba  # noqa: F401
 
 __all__ = ["Features", "build", "decoder", "vit"]
 
