@@ -119,6 +119,7 @@ make_venv() {
         fail "the disk that holds '$PWD' is too full: $free MB free, about $needed MB needed; free some space and run the same command again"
     fi
     find_python
+    python_bin=$("$python_bin" -c 'import sys; print(sys.executable)') # what a pyenv shim stands for
     say "making .venv with Python $(version_of "$python_bin") ($python_bin)"
     rm -rf .venv
     mkdir .venv
@@ -129,7 +130,7 @@ make_venv() {
 # What the last meaningful line of pip's log says it is doing.
 doing() {
     { grep -E '^ *(Collecting|Downloading|Using cached|Installing|Building|Preparing)' "$LOG" || true; } | tail -n 1 |
-        sed -E 's/^ *//; s/ \((from|[0-9.]+ [kMG]B).*//; s/Installing collected packages:.*/Installing the packages/; s/-[0-9][^ ]*\.(whl|tar\.gz).*//' | cut -c 1-60
+        sed -E 's/^ *//; s/ \((from|[0-9.]+ [kMG]B).*//; s/Installing collected packages:.*/Installing the packages/; s/-[0-9][^ ]*\.(whl|tar\.gz).*//; s/ \(pyproject.toml\).*//' | cut -c 1-60
 }
 
 # Runs pip behind a line of progress: rewritten each second on a terminal, a new one every 15 s elsewhere.
