@@ -1,0 +1,53 @@
+"""Every key of an evaluation, its default and one line of meaning.
+
+Everything about the encoder and its clips (frames, size, normalisation ...) is read from the run's own
+config.json and is deliberately not a key here.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = ConfigDict()
+    c.protocol = "split"  # split: train / validation / test | leave_one_group_out: kNN over one labelled set
+
+    c.data = d = ConfigDict()
+    d.train = ""  # SPEC of labelled clips; "" = what the run was trained on
+    d.validation = ""  # hyper-parameters are chosen here; "" = validation.csv beside the training CSV
+    d.test = ""  # what is reported; "" = test.csv beside the training CSV
+    d.root = ""  # what relative paths in these CSVs are relative to; "" = each CSV's own folder
+    d.group = "group"  # CSV column that leave_one_group_out leaves out, such as the person in the clip
+
+    c.tasks = ("label",)  # label columns of the CSV
+    c.probes = ("linear", "attentive", "knn")
+    c.labels = ("all",)  # label budgets: "all", or how many labelled clips of each class
+    c.seeds = 3  # of subsets, initialisation and batch order: 0, 1, ...
+    c.views = (1, 1)  # (clips, crops) of a validation or test video; softmax averaged over views
+
+    c.weights = "params"  # params | ema
+    c.step = 0  # checkpoint; 0 = the newest
+    c.batch_size = 64  # of feature extraction
+    c.feature_dtype = "float16"  # of cached tokens: float16 | float32
+    c.pooling = "mean"  # of the linear and kNN probes: mean (of tokens) | cls
+
+    c.linear = p = ConfigDict()  # standardised pooled features -> softmax regression, AdamW, cosine to 0
+    p.lr = (1e-3, 3e-3, 1e-2)
+    p.weight_decay = (1e-3, 0.1, 1.0)
+    p.epochs = 20
+    p.min_steps = 200  # few labels make short epochs
+    p.batch_size = 256
+
+    c.attentive = p = ConfigDict()  # one learned query, one cross-attention block -> softmax regression
+    p.lr = (1e-3, 3e-3)
+    p.weight_decay = (0.01, 0.3)
+    p.heads = 4
+    p.mlp_ratio = 4.0
+    p.epochs = 10
+    p.min_steps = 150
+    p.batch_size = 256
+
+    c.knn = p = ConfigDict()  # cosine similarity, votes weighted by softmax(similarity / temperature)
+    p.k = (10, 20, 100, 200)  # chosen on validation
+    p.temperature = 0.07
+    p.group_k = 1  # leave_one_group_out has no validation set, so its k is fixed beforehand
+    return c

@@ -1,0 +1,1 @@
+"""What a frozen encoder has learned: probes and protocols on its features, and the report that shows them."""

@@ -1,0 +1,1 @@
+"""Exact metrics: pure functions on numpy arrays, counted over examples and never averaged over batches."""
