@@ -1,0 +1,288 @@
+"""Reading videos with PyAV: only the frames asked for, upright, as uint8.
+
+T frames, H height, W width, C = 3 channels (red, green, blue).
+
+A frame's index is its place among the frames that decode, in order of presentation. How many there are is not taken
+from the container's header, which lies often: the packets are listed (without decoding them), and where that list
+is no order of presentation either, the frames are decoded and counted.
+
+Decoding runs in the calling thread with one codec thread: the loader runs several videos at once instead, which
+is faster in sum, and frame threads of the codec can deadlock with PyAV's log callback.
+"""
+
+import bisect
+import os
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import av
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from jaxtyping import UInt8
+
+MAX_PIXELS = 2**26  # of one frame (8192 x 8192): a damaged header must not allocate gigabytes
+MIN_DECODED = 0.9  # share of the promised frames that has to decode; the missing end repeats the last frame
+SEEK_GAP = 4  # frames that are decoded and dropped rather than sought over
+ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of cover art
+_FAILURES = (av.error.FFmpegError, OSError, EOFError, ValueError)  # what PyAV raises on bad files
+
+FitSize = Callable[[int, int], tuple[int, int]]
+
+
+class BadVideo(ValueError):
+    """A file that gives no usable frames, and why."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class Video:
+    """An open video file; a context manager.
+
+    Args:
+      path: the file.
+
+    Raises:
+      BadVideo: from every method, when the file cannot be read; `reason` says what is wrong with it.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self._container: av.container.InputContainer | None = None
+        self._times: list[int] | None = (
+            None  # presentation time of each frame, sorted; None = not trustworthy
+        )
+        self._keys: list[int] = []  # indices of the frames that decoding can start from
+        self._num_frames: int | None = None
+        self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames the file holds (at least 1)."""
+        if self._num_frames is None:
+            self._list_packets()
+        return self._num_frames
+
+    @property
+    def fps(self) -> float:
+        """Average frames a second as the header states it, 0 where it does not."""
+        rate = self._stream.average_rate
+        return float(rate) if rate else 0.0
+
+    def read(self, indices: Sequence[int], size: FitSize | None = None) -> UInt8[np.ndarray, "T H W 3"]:
+        """Decodes the frames at `indices`, in the order given; repeats are allowed.
+
+        Indices beyond the end give the last frame that decodes, as long as no more than a tenth of the frames is
+        missing there.
+
+        Args:
+          indices: frame numbers, 0 ... num_frames - 1.
+          size: from the upright frame's (height, width) to the (height, width) that is wanted; the decoder resizes
+            (bilinear, with antialias). None keeps the stored size.
+        """
+        count = self.num_frames
+        places = [min(max(int(i), 0), count - 1) for i in indices]
+        wanted = sorted(set(places))
+        found = self._read_by_time(wanted, size) if self._times is not None else None
+        if found is None:
+            found = self._read_by_count(wanted, size)
+        return np.stack([found[i] for i in places])
+
+    # Opening and listing
+
+    def _open(self) -> None:
+        self.close()
+        if not os.path.isfile(self.path):
+            raise BadVideo(self.path, "no such file" if not os.path.exists(self.path) else "not a file")
+        if not os.path.getsize(self.path):
+            raise BadVideo(self.path, "the file is empty (0 bytes)")
+        try:
+            self._container = av.open(self.path)
+        except _FAILURES as error:
+            raise BadVideo(self.path, f"cannot be opened as a video ({_words(error)})") from error
+        streams = [s for s in self._container.streams.video if not int(s.disposition) & ATTACHED_PICTURE]
+        if not streams:
+            self.close()
+            raise BadVideo(self.path, "has no video stream")
+        self._stream = streams[0]
+        context = self._stream.codec_context
+        if context is None:
+            self.close()
+            raise BadVideo(self.path, "its video codec is unknown")
+        if context.width * context.height > MAX_PIXELS:
+            width, height = context.width, context.height
+            self.close()
+            raise BadVideo(
+                self.path, f"its header claims {width}x{height} pixels; more than {MAX_PIXELS} in all"
+            )
+        self._stream.thread_type = "NONE"
+        context.thread_count = 1
+
+    def _list_packets(self) -> None:
+        times, keys, usable = [], [], True
+        try:
+            for packet in self._container.demux(self._stream):
+                if not packet.size or packet.is_discard:  # discarded: before the start of an edit list
+                    continue
+                usable = usable and packet.pts is not None
+                times.append(packet.pts)
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+        except _FAILURES:
+            usable = False  # decoding says more precisely what is wrong
+        if usable and times and len(set(times)) == len(times):
+            order = {time: i for i, time in enumerate(sorted(times))}
+            self._times = sorted(times)
+            self._keys = sorted(order[time] for time in keys)
+            self._num_frames = len(times)
+            self._rewind(self._times[0])
+        else:
+            self._num_frames = self._count_by_decoding()
+
+    def _count_by_decoding(self) -> int:
+        self._open()
+        count = 0
+        try:
+            for _ in self._container.decode(self._stream):
+                count += 1
+        except _FAILURES as error:
+            if not count:
+                raise BadVideo(self.path, f"does not decode ({_words(error)})") from error
+        if not count:
+            raise BadVideo(self.path, "no frame decodes, although there is no error")
+        self._open()
+        return count
+
+    def _rewind(self, time: int) -> None:
+        try:
+            self._container.seek(time, stream=self._stream)
+        except _FAILURES:
+            self._open()
+
+    # Reading
+
+    def _read_by_time(self, wanted: list[int], size: FitSize | None) -> dict[int, np.ndarray] | None:
+        """Frames found by their presentation times, seeking over gaps; None where that does not work."""
+        index_of = {time: i for i, time in enumerate(self._times)}
+        convert = _Converter(self.path, size)
+        found: dict[int, np.ndarray] = {}
+        frames, position = None, 0
+        for target in wanted:
+            key = self._keys[max(bisect.bisect_right(self._keys, target) - 1, 0)] if self._keys else 0
+            if frames is None or key > position + SEEK_GAP:
+                self._rewind(self._times[key])
+                frames = self._container.decode(self._stream)
+            while target not in found:
+                try:
+                    frame = next(frames, None)
+                except _FAILURES:
+                    return None
+                index = None if frame is None else index_of.get(frame.pts)
+                if index is None or index > target:
+                    return None
+                position = index + 1
+                if index == target:
+                    found[target] = convert(frame)
+        return found
+
+    def _read_by_count(self, wanted: list[int], size: FitSize | None) -> dict[int, np.ndarray]:
+        """Frames found by decoding from the start and counting."""
+        self._open()
+        convert = _Converter(self.path, size)
+        found: dict[int, np.ndarray] = {}
+        remaining, last, count, failure = set(wanted), None, 0, None
+        try:
+            for index, frame in enumerate(self._container.decode(self._stream)):
+                last, count = frame, index + 1
+                if index in remaining:
+                    found[index] = convert(frame)
+                    remaining.discard(index)
+                    if not remaining:
+                        return found
+        except _FAILURES as error:
+            failure = error
+        return self._fill_end(found, wanted, last, count, convert, failure)
+
+    def _fill_end(self, found, wanted, last, count, convert, error) -> dict[int, np.ndarray]:
+        """Puts the last frame, number `count - 1`, in the place of those that are missing after it."""
+        why = f" ({_words(error)})" if error else ""
+        if last is None or not count:
+            raise BadVideo(
+                self.path,
+                f"does not decode{why}" if error else "no frame decodes, although there is no error",
+            )
+        if count < MIN_DECODED * self.num_frames:
+            raise BadVideo(self.path, f"only {count} of {self.num_frames} frames decode{why}")
+        pixels = convert(last)
+        return {i: found.get(i, pixels) for i in wanted}
+
+
+class _Converter:
+    """From decoded frames to upright pixels, all of the size that the first one has after `size`."""
+
+    def __init__(self, path: str, size: FitSize | None):
+        self._path, self._fit, self._stored = path, size, None
+
+    def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
+        turns, mirrored = _orientation(frame)
+        if self._stored is None:
+            if frame.width * frame.height > MAX_PIXELS:
+                raise BadVideo(self._path, f"frames of {frame.width}x{frame.height} pixels are too large")
+            height, width = frame.height, frame.width
+            if self._fit is not None:
+                height, width = self._fit(*((width, height) if turns % 2 else (height, width)))
+                height, width = (width, height) if turns % 2 else (height, width)
+            self._stored = height, width
+        height, width = self._stored
+        try:
+            image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
+        except _FAILURES as error:
+            raise BadVideo(
+                self._path, f"pixel format {frame.format.name} cannot be converted ({_words(error)})"
+            ) from error
+        pixels = image.to_ndarray()
+        if mirrored:
+            pixels = pixels[::-1]
+        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns or mirrored else pixels
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
+    """Quarter turns counter-clockwise, and whether the frame is flipped top to bottom before them."""
+    if SideDataType.DISPLAYMATRIX not in frame.side_data:
+        return 0, False
+    matrix = np.frombuffer(bytes(frame.side_data[SideDataType.DISPLAYMATRIX]), np.int32)[:9].reshape(3, 3)
+    (a, b), (c, d) = matrix[:2, :2].astype(np.float64)  # 16.16 fixed point: x' = a x + c y, y' = b x + d y
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        c, d = -c, -d
+    # y points down: a matrix that takes x to +y (b > 0) turns clockwise.
+    return round(-np.arctan2(b, a) / (np.pi / 2)) % 4, bool(mirrored)
+
+
+def _words(error: BaseException) -> str:
+    """FFmpeg's own words, without number and path."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().rstrip(".")
+
+
+def read_frames(
+    path: str | os.PathLike, indices: Sequence[int], size: FitSize | None = None
+) -> UInt8[np.ndarray, "T H W 3"]:
+    """Decodes the frames of a file at `indices`; see `Video.read`."""
+    with Video(path) as video:
+        return video.read(indices, size)
