@@ -1,0 +1,14 @@
+"""The quickstart with a VideoMamba encoder: same data, mask, predictor and target."""
+
+from configs import common, quickstart
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    c = quickstart.get_config()
+    c.model.encoder = ConfigDict(
+        common.mamba(
+            width=128, depth=4, frames=16, image_size=32, tubelet=2, patch=8, cls_token=False, init="mamba"
+        )
+    )
+    return c
