@@ -165,9 +165,8 @@ class Mapping:
         """Our parameter tree of numpy arrays; checked against `template` if it is given."""
         missing, unexpected = self.shapes.keys() - tensors.keys(), tensors.keys() - self.shapes.keys()
         if missing or unexpected:
-            raise UserError(
-                f"tensors missing: {_some(sorted(missing)) or 'none'}; unexpected: {_some(sorted(unexpected)) or 'none'}"
-            )
+            missing, unexpected = (_some(sorted(names)) or "none" for names in (missing, unexpected))
+            raise UserError(f"tensors missing: {missing}; unexpected: {unexpected}")
         if template is not None:
             self.check(template)
         flat = {}

@@ -67,7 +67,9 @@ def verify(path: str) -> Iterator[Check]:
         module = family_module(file.family)
         yield from _golden(file, module) if isinstance(file, Golden) else _names(file, module)
     except UserError as error:
-        yield Check("", False, str(error))
+        yield Check("error", False, str(error))
+    except Exception as error:  # a file that lies about its family must not hide the other files' results
+        yield Check("error", False, f"{type(error).__name__}: {error}")
 
 
 def _golden(golden: Golden, module: ModuleType) -> Iterator[Check]:
