@@ -15,7 +15,9 @@ def check(
       UserError: the split is empty, or a label is outside 0..classes-1.
     """
     if len(labels) == 0:
-        raise UserError(f"{split} split of task '{task}' has no readable clip; give a SPEC with labelled videos")
+        raise UserError(
+            f"{split} split of task '{task}' has no readable clip; give a SPEC with labelled videos"
+        )
     bad = np.unique(labels[(labels < 0) | (labels >= classes)])
     if len(bad):
         raise UserError(

@@ -177,7 +177,9 @@ def predict(
     return np.concatenate(out, axis=2)
 
 
-def choose(probabilities: Float[np.ndarray, "S G N C"], labels: Int[np.ndarray, " N"]) -> tuple[np.ndarray, np.ndarray]:
+def choose(
+    probabilities: Float[np.ndarray, "S G N C"], labels: Int[np.ndarray, " N"]
+) -> tuple[np.ndarray, np.ndarray]:
     """Best grid point of each seed on validation and its accuracy; equal counts are settled by the lower loss."""
     correct = (probabilities.argmax(-1) == labels).sum(-1)
     likelihood = np.take_along_axis(probabilities, labels[None, None, :, None], axis=-1)[..., 0]
@@ -201,9 +203,7 @@ def probe(
     """
     grid = grid_points(settings["lr"], settings["weight_decay"])
     schedule = {key: settings[key] for key in ("epochs", "min_steps", "batch_size")}
-    params = train_heads(
-        head, splits["train"], subsets, seeds, grid, classes, **schedule, progress=progress
-    )
+    params = train_heads(head, splits["train"], subsets, seeds, grid, classes, **schedule, progress=progress)
     best, validation = choose(predict(head, params, splits["validation"]), splits["validation"].labels)
     chosen = jax.tree.map(lambda p: p[np.arange(len(best)), best][:, None], params)
     predictions = predict(head, chosen, splits["test"])[:, 0].argmax(-1)

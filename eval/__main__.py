@@ -1,0 +1,85 @@
+"""Probe frozen encoders and report what they have learned.
+
+    python -m eval --config configs/eval/probe.py --encoder RUN_DIR --encoder random:RUN_DIR --workdir DIR
+
+Writes DIR/results.jsonl, DIR/confusion.npz and DIR/evaluation.json (the config and what was evaluated), prints a
+table, and keeps features in DIR/features, so that another probe on the same encoder starts at once.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from eval import features, groups, protocol, results
+from eval.encoder import load_encoders
+from vfm.errors import UserError
+from vfm.train import cli
+from vfm.train.config import write_json
+
+flags.DEFINE_multi_string(
+    "encoder", [], "[NAME=]RUN_DIR or [NAME=]random:RUN_DIR; may be given several times"
+)
+flags.DEFINE_string("workdir", None, "folder of the results and of cached features")
+
+
+def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
+    """The whole evaluation; returns the rows that it also wrote.
+
+    Raises:
+      UserError: a mistake in the config, an encoder or the data.
+    """
+    began = time.perf_counter()
+    protocol.check(config)
+    encoders = load_encoders(encoder_specs, config.weights, config.step)
+    about = {e.name: {"step": e.step, "params_sha256": e.sha256} for e in encoders}
+    by_group = config.protocol == "leave_one_group_out"
+    specs = features.specs_of(config.data, encoders, only_train=by_group)
+    workdir.mkdir(parents=True, exist_ok=True)
+    sets = features.collect(encoders, config, workdir / "features", specs)
+    extracted = time.perf_counter()
+    if by_group:
+        one = {name: splits["train"] for name, splits in sets.items()}
+        rows, confusions, class_names, notes = groups.run(one, specs["train"], config, about)
+    else:
+        rows, confusions, class_names, notes = protocol.run(sets, config, about)
+    results.save(workdir, rows, confusions, class_names)
+    bad = {f["path"]: f for splits in sets.values() for s in splits.values() for f in s.bad_files}
+    finished = time.perf_counter()
+    evaluation = {
+        "config": config.to_dict(),
+        "specs": specs,
+        "encoders": {
+            e.name: {"spec": s, **about[e.name]} for e, s in zip(encoders, encoder_specs, strict=True)
+        },
+        "seconds": {"features": round(extracted - began, 1), "probes": round(finished - extracted, 1)},
+        "device": jax.devices()[0].device_kind,
+        "bad_files": list(bad.values()),
+        "notes": notes,
+    }
+    write_json(workdir / "evaluation.json", evaluation)
+    results.print_table(rows)
+    for note in notes:
+        print(f"note: {note}")
+    for path, found in list(bad.items())[:10]:
+        print(f"skipped: {path}: {found.get('reason', 'unreadable')}")
+    print(f"{workdir / 'results.jsonl'}: {len(rows)} rows in {finished - began:.0f} s")
+    return rows
+
+
+def main() -> None:
+    options = cli.parse(sys.argv)
+    if options.config is None:
+        raise UserError("--config is missing; for instance --config configs/eval/probe.py")
+    if not options.workdir:
+        raise UserError("--workdir is missing: the folder that results are written to")
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    evaluate(options.config, options.encoder, Path(options.workdir))
+
+
+if __name__ == "__main__":
+    cli.define_config()
+    cli.run(main)

@@ -1,0 +1,310 @@
+"""Features of frozen encoders, extracted once and kept on disk.
+
+Axes: N clips, V views, T tokens, D width. A cache folder holds raw little-endian arrays (`tokens` [N,V,T,D],
+`mean` and `cls` [N,V,D]) and meta.json; its name is the SHA-256 of everything that the numbers depend on.
+"""
+
+import csv
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+import input_pipeline
+from eval.encoder import FrozenEncoder, digest
+from vfm.errors import UserError
+
+ROWS_OF_CALL = 64  # clips x views that go through the encoder at once, at most
+
+
+@dataclass
+class FeatureSet:
+    """Features of one encoder on one split, with the clips' labels."""
+
+    pooled: dict[str, Float[np.ndarray, "N V D"]]  # by pooling: mean, and cls where there is one
+    tokens: Float[np.ndarray, "N V T D"] | None
+    columns: dict[str, Int[np.ndarray, " N"]]  # label columns
+    ids: Int[np.ndarray, " N"]  # index of each clip in its source
+    label_names: dict[str, list[str]] = field(default_factory=dict)
+    bad_files: list[dict] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def pooling(self, name: str) -> Float[np.ndarray, "N V D"]:
+        """Pooled features.
+
+        Raises:
+          UserError: the encoder has no such token.
+        """
+        if name not in self.pooled:
+            raise UserError(
+                f"config.pooling='{name}': this encoder offers {', '.join(sorted(self.pooled))}; choose one of them"
+            )
+        return self.pooled[name]
+
+    def labels(self, task: str) -> Int[np.ndarray, " N"]:
+        """One label column.
+
+        Raises:
+          UserError: there is none of that name.
+        """
+        if task not in self.columns:
+            raise UserError(
+                f"config.tasks: '{task}' is no label column of the data; "
+                f"it has: {', '.join(sorted(self.columns)) or 'none'} (a column of integers in the CSV)"
+            )
+        return self.columns[task]
+
+
+def sibling(spec: str, split: str) -> str:
+    """`split`.csv beside the CSV (or a folder beside the folder) that a run was trained on.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    place = Path(spec)
+    beside = place.with_name(split + place.suffix)
+    if not spec or not beside.exists():
+        raise UserError(
+            f"config.data.{split} is not set and '{beside}' does not exist; add --config.data.{split}=SPEC"
+        )
+    return str(beside)
+
+
+def specs_of(data, encoders: list[FrozenEncoder], only_train: bool = False) -> dict[str, str]:
+    """SPEC of each split: the evaluation config's, or else beside what the (first) run was trained on.
+
+    Raises:
+      UserError: one is not given and not found.
+    """
+    train = data.train or encoders[0].config.data.train
+    if not train:
+        raise UserError(
+            "config.data.train is not set, neither here nor in the run; add --config.data.train=SPEC"
+        )
+    if only_train:
+        return {"train": train}
+    return {
+        "train": train,
+        "validation": data.validation or sibling(train, "validation"),
+        "test": data.test or sibling(train, "test"),
+    }
+
+
+def data_config(encoder: FrozenEncoder, spec: str, root: str):
+    """The run's data config with another source; `root` "" = the CSV's own folder, or the run's if it is its CSV."""
+    with encoder.config.copy_and_resolve_references().unlocked() as config:
+        same = spec == config.data.train
+        config.data.train = spec
+        config.data.root = root or (config.data.root if same else "")
+    return config.data
+
+
+def _files_of(spec: str, root: str) -> list:
+    """Name, size and time of everything that a SPEC reads, so that a changed file is a changed SPEC."""
+    place = Path(spec)
+
+    def state(path: Path) -> list:
+        stat = path.stat() if path.exists() else None
+        return [str(path), stat and stat.st_size, stat and stat.st_mtime_ns]
+
+    if place.is_dir():
+        return [state(p) for p in sorted(place.rglob("*")) if p.is_file()]
+    if not place.is_file():
+        return [str(place)]
+    folder = Path(root) if root else place.parent
+    with open(place, newline="", errors="replace") as file:
+        rows = list(csv.reader(file))
+    column = rows[0].index("path") if rows and "path" in rows[0] else 0
+    return [place.read_text(errors="replace"), [state(folder / r[column]) for r in rows if len(r) > column]]
+
+
+class _Writer:
+    """Appends to one raw array in a folder."""
+
+    def __init__(self, folder: Path, name: str, dtype: str):
+        self.file = open(folder / f"{name}.bin", "wb")
+        self.dtype, self.shape, self.rows = np.dtype(dtype), None, 0
+
+    def add(self, x: np.ndarray) -> None:
+        self.shape, self.rows = x.shape[1:], self.rows + len(x)
+        self.file.write(np.ascontiguousarray(x, self.dtype).tobytes())
+
+    def close(self) -> dict:
+        self.file.close()
+        return {"shape": [self.rows, *(self.shape or ())], "dtype": self.dtype.name}
+
+
+def _check(name: str, x: np.ndarray, ids: np.ndarray, dtype: str) -> None:
+    if not np.isfinite(x).all():
+        row = int(np.argmax(~np.isfinite(x).reshape(len(x), -1).all(1)))
+        raise UserError(
+            f"encoder '{name}': features of clip {int(ids[row])} are not finite (NaN or infinite); its parameters "
+            "have diverged or config.precision is too narrow: evaluate an earlier checkpoint with --config.step=N"
+        )
+    if np.abs(x).max(initial=0) > np.finfo(dtype).max:
+        raise UserError(
+            f"encoder '{name}': a feature of {np.abs(x).max():.3g} does not fit config.feature_dtype={dtype}; "
+            "use --config.feature_dtype=float32"
+        )
+
+
+def _encode(encoder: FrozenEncoder, video: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Tokens [B,V,T,D], their mean and cls [B,V,D] of video [B,V,F,H,W,3], in calls of one fixed size."""
+    flat = video.reshape(-1, *video.shape[2:])
+    tokens, cls = [], []
+    for first in range(0, len(flat), ROWS_OF_CALL):
+        part = flat[first : first + ROWS_OF_CALL]
+        out = encoder(part)
+        tokens.append(np.asarray(out.tokens, np.float32))
+        cls.append(None if out.cls is None else np.asarray(out.cls, np.float32))
+    tokens = np.concatenate(tokens).reshape(*video.shape[:2], *tokens[0].shape[1:])
+    cls = None if cls[0] is None else np.concatenate(cls).reshape(*video.shape[:2], -1)
+    return tokens, tokens.mean(axis=2), cls
+
+
+def _fill(
+    folders: dict[str, Path],
+    encoders: list[FrozenEncoder],
+    batches,
+    dtype: str,
+    with_tokens: bool,
+    title: str,
+) -> None:
+    """One pass over the data through all encoders."""
+    writers: dict[str, dict[str, _Writer]] = {e.name: {} for e in encoders}
+    kept: dict[str, list[np.ndarray]] = {}
+    bar = tqdm(total=batches.num_examples, desc=title, unit=" clips", disable=not sys.stderr.isatty())
+    for batch in batches:
+        valid = np.asarray(batch["mask"]) > 0
+        for key, value in batch.items():
+            if key not in ("video", "mask") and np.asarray(value).ndim == 1:
+                kept.setdefault(key, []).append(np.asarray(value)[valid])
+        for encoder in encoders:
+            # Padding goes through the network, so that every call has one shape, and is dropped here.
+            tokens, mean, cls = (None if x is None else x[valid] for x in _encode(encoder, batch["video"]))
+            _check(encoder.name, tokens, batch["id"][valid], dtype)
+            parts = {"mean": (mean, "float32"), "cls": (cls, "float32")}
+            parts["tokens"] = (tokens if with_tokens else None, dtype)
+            for name, (x, kind) in parts.items():
+                if x is not None:
+                    mine = writers[encoder.name]
+                    if name not in mine:
+                        mine[name] = _Writer(folders[encoder.name], name, kind)
+                    mine[name].add(x)
+        bar.update(int(valid.sum()))
+    bar.close()
+    columns = {key: np.concatenate(parts) for key, parts in kept.items()}
+    if not columns or len(columns["id"]) == 0:
+        raise UserError(f"{title}: no readable clip; check the SPEC and the paths in it")
+    for encoder in encoders:
+        arrays = {name: writer.close() for name, writer in writers[encoder.name].items()}
+        meta = {
+            "arrays": arrays,
+            "columns": {key: value.tolist() for key, value in columns.items()},
+            "label_names": {k: list(v) for k, v in dict(batches.label_names or {}).items()},
+            "bad_files": list(getattr(batches, "bad_files", ())),
+        }
+        (folders[encoder.name] / "meta.json").write_text(json.dumps(meta))
+
+
+def load(folder: Path) -> FeatureSet:
+    """A finished cache folder; tokens stay on disk until they are asked for."""
+    meta = json.loads((folder / "meta.json").read_text())
+    arrays = {
+        name: np.memmap(folder / f"{name}.bin", a["dtype"], "r", shape=tuple(a["shape"]))
+        for name, a in meta["arrays"].items()
+    }
+    columns = {key: np.asarray(value, np.int32) for key, value in meta["columns"].items()}
+    return FeatureSet(
+        pooled={name: np.array(arrays[name]) for name in ("mean", "cls") if name in arrays},
+        tokens=arrays.get("tokens"),
+        ids=columns.pop("id"),
+        columns=columns,
+        label_names=meta["label_names"],
+        bad_files=meta["bad_files"],
+    )
+
+
+def extract(
+    encoders: list[FrozenEncoder],
+    spec: str,
+    *,
+    cache: Path,
+    root: str = "",
+    views: tuple[int, int] = (1, 1),
+    batch_size: int = 64,
+    dtype: str = "float16",
+    with_tokens: bool = True,
+    title: str = "features",
+) -> dict[str, FeatureSet]:
+    """Features of all encoders on one source; only what the cache lacks is computed, in one pass for runs alike.
+
+    Raises:
+      UserError: nothing is readable, features are not finite, or the disk is full.
+    """
+    files = _files_of(spec, root)
+    keys, configs = {}, {}
+    for encoder in encoders:
+        configs[encoder.name] = config = data_config(encoder, spec, root)
+        what = [encoder.identity(), config.to_dict(), files, list(views), dtype, with_tokens]
+        keys[encoder.name] = digest(what)
+    missing = [e for e in encoders if not (cache / keys[e.name] / "meta.json").exists()]
+    for group in _alike(missing, configs):
+        drafts = {e.name: cache / f"{keys[e.name]}.{os.getpid()}.part" for e in group}
+        try:
+            for draft in drafts.values():
+                draft.mkdir(parents=True, exist_ok=True)
+            config = configs[group[0].name]
+            batches = input_pipeline.eval_batches(config, spec, batch_size=batch_size, views=tuple(views))
+            _fill(drafts, group, batches, dtype, with_tokens, title)
+            for encoder in group:
+                shutil.rmtree(cache / keys[encoder.name], ignore_errors=True)
+                drafts[encoder.name].rename(cache / keys[encoder.name])
+        except OSError as error:
+            raise UserError(
+                f"cannot keep features in '{cache}': {error.strerror or error}; free space or use another --workdir"
+            ) from error
+        finally:
+            for draft in drafts.values():
+                shutil.rmtree(draft, ignore_errors=True)
+    return {e.name: load(cache / keys[e.name]) for e in encoders}
+
+
+def collect(encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str, str]) -> dict[str, dict]:
+    """Features by encoder and split; validation and test in the views of the config, training in one."""
+    out: dict[str, dict] = {e.name: {} for e in encoders}
+    for split, spec in specs.items():
+        found = extract(
+            encoders,
+            spec,
+            cache=cache,
+            root=config.data.root,
+            views=(1, 1) if split == "train" else tuple(config.views),
+            batch_size=config.batch_size,
+            dtype=config.feature_dtype,
+            with_tokens="attentive" in config.probes and config.protocol == "split",
+            title=f"features of {split}",
+        )
+        for name, one in found.items():
+            out[name][split] = one
+    return out
+
+
+def _alike(encoders: list[FrozenEncoder], configs: dict) -> Iterable[list[FrozenEncoder]]:
+    """Encoders that see the same clips, together: decoding is shared."""
+    groups: dict[str, list[FrozenEncoder]] = {}
+    for encoder in encoders:
+        config = configs[encoder.name].to_dict()
+        # Normalisation happens on the device, after what is shared.
+        config.pop("mean"), config.pop("std")
+        groups.setdefault(digest(config), []).append(encoder)
+    return groups.values()

@@ -1,0 +1,196 @@
+"""Protocols: which probes see which labels of which split, and what is reported.
+
+Axes: N clips, V views, D width, S seeds, C classes.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from eval import knn, labels, results
+from eval.features import FeatureSet
+from eval.probes import Head, Outcome, Split, probe
+from vfm.errors import UserError
+
+PROBES = ("linear", "attentive", "knn")
+
+
+@dataclass
+class Task:
+    """One label column over the three splits, checked."""
+
+    name: str
+    classes: int
+    class_names: list[str]
+    y: dict[str, Int[np.ndarray, " N"]]
+
+
+def check(config: ConfigDict) -> None:
+    """Mistakes in an evaluation config that need no data.
+
+    Raises:
+      UserError: names the key.
+    """
+    if config.protocol not in ("split", "leave_one_group_out"):
+        raise UserError(f"config.protocol='{config.protocol}': expected split or leave_one_group_out")
+    for name in config.probes:
+        if name not in PROBES:
+            raise UserError(f"config.probes: '{name}' is unknown; expected some of {', '.join(PROBES)}")
+    if not config.tasks or not config.probes or not config.labels:
+        raise UserError("config.tasks, config.probes and config.labels must each name at least one")
+    if config.seeds < 1:
+        raise UserError(f"config.seeds={config.seeds}: expected at least 1")
+    if config.feature_dtype not in ("float16", "float32"):
+        raise UserError(f"config.feature_dtype='{config.feature_dtype}': expected float16 or float32")
+    for budget in config.labels:
+        if budget != "all" and (not isinstance(budget, int) or budget < 1):
+            raise UserError(f"config.labels: {budget!r}: expected 'all' or a number of clips of each class")
+    for name in ("linear", "attentive"):
+        if not config[name].lr or not config[name].weight_decay:
+            raise UserError(f"config.{name}.lr and config.{name}.weight_decay need at least one value each")
+    if not config.knn.k or min(config.knn.k) < 1 or config.knn.group_k < 1:
+        raise UserError(
+            f"config.knn.k={tuple(config.knn.k)}, group_k={config.knn.group_k}: expected numbers from 1"
+        )
+
+
+def make_task(name: str, sets: dict[str, FeatureSet]) -> Task:
+    """Labels of all splits; classes are those of classes.json, or 0..the largest training label."""
+    y = {split: s.labels(name) for split, s in sets.items()}
+    names = sets["train"].label_names.get(name)
+    classes = len(names) if names else int(y["train"].max(initial=-1)) + 1
+    for split, values in y.items():
+        labels.check(values, classes, name, split, names)
+    for split in ("validation", "test"):
+        labels.check_present(y[split], y["train"], name, split)
+    return Task(name, classes, list(names or map(str, range(classes))), y)
+
+
+def _inputs(sets: dict[str, FeatureSet], task: Task, pooling: str) -> tuple[dict, dict]:
+    """Standardised pooled features and raw tokens, as splits."""
+    pooled = {name: s.pooling(pooling) for name, s in sets.items()}
+    # A batch norm without affine: statistics of the training clips, whose labels it does not need.
+    train = pooled["train"]
+    mean, std = train.mean((0, 1)), train.std((0, 1)) + 1e-6
+    linear = {n: Split(((x - mean) / std).astype(np.float32), task.y[n]) for n, x in pooled.items()}
+    attentive = {n: Split(s.tokens, task.y[n]) for n, s in sets.items() if s.tokens is not None}
+    return linear, attentive
+
+
+def _knn(sets: dict[str, FeatureSet], task: Task, subsets: list[np.ndarray], config: ConfigDict) -> Outcome:
+    pooled = {name: s.pooling(config.pooling).mean(axis=1) for name, s in sets.items()}
+    found = []
+    for rows in subsets:
+        if found and np.array_equal(rows, subsets[0]):
+            found.append(found[0])  # with all labels nothing is left to chance
+            continue
+        found.append(
+            knn.classify(
+                pooled["train"][rows],
+                task.y["train"][rows],
+                (pooled["validation"], task.y["validation"]),
+                pooled["test"],
+                ks=tuple(config.knn.k),
+                classes=task.classes,
+                temperature=config.knn.temperature,
+            )
+        )
+    predictions = np.stack([f[0] for f in found])
+    accuracy = (predictions == task.y["test"]).sum(1) / len(task.y["test"])
+    return Outcome(predictions, accuracy, np.array([f[2] for f in found]), [{"k": f[1]} for f in found])
+
+
+def run_one(
+    sets: dict[str, FeatureSet],
+    task: Task,
+    name: str,
+    budget: int | str,
+    config: ConfigDict,
+    progress: Callable[[float], None] | None = None,
+) -> Outcome:
+    """One probe with one label budget, all seeds."""
+    seeds = list(range(config.seeds))
+    subsets = [labels.subset(task.y["train"], budget, seed) for seed in seeds]
+    if name == "knn":
+        return _knn(sets, task, subsets, config)
+    linear, attentive = _inputs(sets, task, config.pooling)
+    settings = config[name].to_dict()
+    if name == "linear":
+        head, splits = Head("linear", linear["train"].x.shape[-1]), linear
+    else:
+        width = attentive["train"].x.shape[-1]
+        if width % config.attentive.heads:
+            raise UserError(
+                f"config.attentive.heads={config.attentive.heads} does not divide the width {width} of the tokens"
+            )
+        head = Head("attentive", width, config.attentive.heads, config.attentive.mlp_ratio)
+        splits = attentive
+    return probe(head, splits, np.stack(subsets), seeds, settings, task.classes, progress)
+
+
+def plan(config: ConfigDict) -> Iterator[tuple[str, str, int | str]]:
+    """(task, probe, labels) in the order of the table."""
+    for task in config.tasks:
+        for name in config.probes:
+            for budget in config.labels:
+                yield task, name, budget
+
+
+def run(
+    features: dict[str, dict[str, FeatureSet]],
+    config: ConfigDict,
+    about: dict[str, dict],
+    quiet: bool = False,
+) -> tuple[list[dict], dict[str, np.ndarray], dict[str, list[str]], list[str]]:
+    """All probes on all encoders.
+
+    Args:
+      features: by encoder, then by split (train, validation, test).
+      about: further keys of an encoder's rows, such as `step`.
+
+    Returns:
+      rows, confusion matrices by row, class names by task, and notes for the reader.
+    """
+    rows, confusions, notes = [], {}, []
+    tasks = {e: {t: make_task(t, sets) for t in config.tasks} for e, sets in features.items()}
+    todo = [(e, *p) for e in features for p in plan(config)]
+    show = not quiet and sys.stderr.isatty()
+    bar = tqdm(
+        total=len(todo), disable=not show, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    )
+    for number, (encoder, task_name, name, budget) in enumerate(todo):
+        task = tasks[encoder][task_name]
+        title = f"{encoder} {task_name} {name} {budget}"
+        bar.set_description(title)
+
+        def progress(fraction: float, number=number) -> None:
+            bar.n = number + fraction
+            bar.refresh()
+
+        short = labels.short_classes(task.y["train"], budget)
+        if short:
+            notes.append(
+                f"{task_name}: {len(short)} of {task.classes} classes have fewer than {budget} training clips; "
+                "all of theirs were used"
+            )
+        outcome = run_one(features[encoder], task, name, budget, config, progress)
+        row, confusion = results.row(
+            outcome.predictions, task.y["test"], task.classes,
+            encoder=encoder, probe=name, task=task_name, labels=budget, split="test",
+            validation=float(outcome.validation.mean()), chosen=outcome.chosen,
+            pooling="attentive" if name == "attentive" else config.pooling,
+            protocol="split", views=list(config.views), **about.get(encoder, {}),
+        )  # fmt: skip
+        rows.append(row)
+        confusions[results.key(row)] = confusion
+        progress(1.0)
+        if not show and not quiet:
+            print(f"{title}: {results.percent(row)} %", flush=True)
+    bar.close()
+    class_names = {t: task.class_names for t, task in next(iter(tasks.values())).items()}
+    return rows, confusions, class_names, list(dict.fromkeys(notes))

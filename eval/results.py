@@ -1,0 +1,136 @@
+"""Results of an evaluation: JSON lines, confusion matrices and a table on the terminal.
+
+A row of results.jsonl: {"encoder", "probe", "task", "labels", "split", "accuracy" (mean over seeds, 0..1), "std"
+(spread over seeds, of the population), "seeds", "n" (examples of the split)} and what explains it: "per_seed",
+"chosen", "validation", "pooling", "protocol", "views", "step", "per_class", "majority" (share of the largest class).
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from rich.console import Console
+from rich.table import Table
+
+from eval.metrics import classification
+from vfm.errors import UserError
+
+REQUIRED = ("encoder", "probe", "task", "labels", "split", "accuracy", "std", "seeds", "n")
+
+
+def row(
+    predictions: Int[np.ndarray, "S N"],
+    labels: Int[np.ndarray, " N"],
+    classes: int,
+    **keys,
+) -> tuple[dict, Int[np.ndarray, "C C"]]:
+    """A result's row and its confusion matrix, counts summed over seeds."""
+    confusions = [classification.confusion_matrix(p, labels, classes) for p in predictions]
+    per_seed = [int(np.trace(c)) / len(labels) for c in confusions]
+    total = np.sum(confusions, axis=0)
+    per_class = classification.per_class_accuracy(total)
+    counts = np.bincount(labels, minlength=classes)
+    found = {
+        **keys,
+        "accuracy": float(np.mean(per_seed)),
+        "std": float(np.std(per_seed)),
+        "seeds": len(per_seed),
+        "n": len(labels),
+        "per_seed": per_seed,
+        "per_class": [None if np.isnan(a) else float(a) for a in per_class],
+        "mean_class_accuracy": classification.mean_class_accuracy(total),
+        "majority": int(counts.max()) / len(labels),
+    }
+    return {key: found[key] for key in (*REQUIRED, *(k for k in found if k not in REQUIRED))}, total
+
+
+def key(row: dict) -> str:
+    """Name of a row's confusion matrix."""
+    return "/".join(str(row[k]) for k in ("encoder", "task", "probe", "labels"))
+
+
+def save(
+    workdir: Path, rows: list[dict], confusions: dict[str, np.ndarray], class_names: dict[str, list[str]]
+) -> None:
+    """Write results.jsonl and confusion.npz (matrices by `key`, class names as "classes/TASK"), each whole or not."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    draft = workdir / ".confusion.part.npz"
+    names = {f"classes/{task}": np.asarray(n, str) for task, n in class_names.items()}
+    np.savez_compressed(draft, **confusions, **names)
+    draft.replace(workdir / "confusion.npz")
+    draft = workdir / ".results.part"
+    draft.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    draft.replace(workdir / "results.jsonl")
+
+
+def load(place: str | Path) -> tuple[list[dict], dict[str, np.ndarray], dict[str, list[str]]]:
+    """(rows, confusion matrices by `key`, class names by task) of a results.jsonl or the folder that holds it.
+
+    Raises:
+      UserError: there is none, or a line is no result.
+    """
+    file = Path(place)
+    file = file / "results.jsonl" if file.is_dir() else file
+    if not file.is_file():
+        raise UserError(
+            f"results '{file}' do not exist; make them with python -m eval --workdir {file.parent}"
+        )
+    rows = []
+    for number, line in enumerate(file.read_text().splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+            missing = [k for k in REQUIRED if k not in rows[-1]]
+        except (json.JSONDecodeError, TypeError) as error:
+            raise UserError(f"'{file}' line {number} is no JSON object; run python -m eval again") from error
+        if missing:
+            raise UserError(f"'{file}' line {number} lacks '{missing[0]}'; run python -m eval again")
+    matrices, names = {}, {}
+    beside = file.with_name("confusion.npz")
+    if beside.is_file():
+        with np.load(beside) as saved:
+            for name in saved.files:
+                if name.startswith("classes/"):
+                    names[name.removeprefix("classes/")] = saved[name].tolist()
+                else:
+                    matrices[name] = saved[name]
+    return rows, matrices, names
+
+
+def percent(row: dict) -> str:
+    """ "83.1 ± 0.4", in percent."""
+    return f"{100 * row['accuracy']:.1f} ± {100 * row['std']:.1f}"
+
+
+def print_table(rows: list[dict], console: Console | None = None) -> None:
+    """One line a task, probe and budget; a column for each encoder, and how far the first is ahead of the last."""
+    console = console or Console()
+    encoders = list(dict.fromkeys(r["encoder"] for r in rows))
+    table = Table(title=f"Accuracy on {rows[0]['split']} in %, mean ± spread over seeds")
+    for name in ("task", "probe", "labels"):
+        table.add_column(name)
+    for name in encoders:
+        table.add_column(name, justify="right")
+    if len(encoders) > 1:
+        table.add_column("ahead", justify="right")
+    table.add_column("largest class", justify="right")
+    table.add_column("n", justify="right")
+    groups: dict[tuple, dict[str, dict]] = {}
+    for r in rows:
+        groups.setdefault((r["task"], r["probe"], str(r["labels"])), {})[r["encoder"]] = r
+    previous = None
+    for (task, probe, labels), found in groups.items():
+        any_row = next(iter(found.values()))
+        cells = [percent(found[e]) if e in found else "" for e in encoders]
+        if len(encoders) > 1:
+            ends = [found.get(encoders[0]), found.get(encoders[-1])]
+            ahead = 100 * (ends[0]["accuracy"] - ends[1]["accuracy"]) if all(ends) else None
+            colour = "green" if (ahead or 0) > 0 else "red"
+            cells.append("" if ahead is None else f"[{colour}]{ahead:+.1f}[/]")
+        if previous not in (None, task):
+            table.add_section()
+        previous = task
+        majority = any_row.get("majority")
+        cells += ["" if majority is None else f"{100 * majority:.1f}", str(any_row["n"])]
+        table.add_row(task, probe, labels, *cells)
+    console.print(table)
