@@ -1,0 +1,294 @@
+"""Where videos and their labels come from: a CSV or list file, a folder, or a single file.
+
+`open_source(spec)` gives a `Source`: how many samples there are, each one by its index, and what the label columns
+mean. The index of a sample is its stable id.
+
+  CSV with a header   `path` is required; columns of integers are label columns; `caption` is text; a `classes.json`
+                      beside the file ({"column": [names]}) names classes, bounds them, and lets a column hold names
+  list without one    `path label`, `path,label` or `path<tab>label` (VideoMAE, Kinetics): the last separator counts,
+                      so that paths may contain spaces; or bare paths without labels
+  folder              one subfolder is one class (sorted by name), or plain video files without labels
+  one video file      a set of one
+"""
+
+import csv
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32
+
+from vfm.errors import UserError
+
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list")
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .flv .ts .mts .m2ts .mpg .mpeg .3gp .wmv .ogv .gif .vob".split()
+)
+NOT_LABELS = frozenset({"path", "caption", "video", "id", "mask", "text", "text_mask"})
+_LABELLED = re.compile(r"^(.*\S)\s*[\s,]\s*([^\s,]+)$")
+_INTEGER = re.compile(r"^[+-]?\d+$")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video with what is known about it; `id` is its index in the source."""
+
+    path: str
+    labels: dict[str, int]
+    caption: str
+    id: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A list of samples.
+
+    Attributes:
+      name: what the user gave.
+      key: the configuration key it was given under, for messages.
+      paths: of the files, absolute or relative to the working folder.
+      labels: column -> the class of each sample; the first column is the batch's `label`.
+      captions: of each sample; empty if there are none.
+      label_names: column -> names of its classes, where they are known.
+      lines: of each sample in its list file; empty for folders.
+    """
+
+    name: str
+    paths: Sequence[str]
+    key: str = "data.train"
+    labels: dict[str, Int32[np.ndarray, "n"]] = field(default_factory=dict)
+    captions: Sequence[str] = ()
+    label_names: dict[str, list[str]] = field(default_factory=dict)
+    lines: Sequence[int] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(
+            path=self.paths[index],
+            labels={name: int(column[index]) for name, column in self.labels.items()},
+            caption=self.captions[index] if self.captions else "",
+            id=index,
+        )
+
+    def where(self, index: int) -> str:
+        """Where the sample was named, for messages."""
+        return f"{self.name} line {self.lines[index]}" if self.lines else self.name
+
+
+def open_source(spec: str | os.PathLike, root: str | os.PathLike = "", key: str = "data.train") -> Source:
+    """The source that `spec` describes; see the module's text for what it may be.
+
+    Args:
+      spec: a list file, a folder or a video file.
+      root: what relative paths in a list are relative to; "" = the list's own folder.
+      key: the configuration key that `spec` comes from, for messages.
+
+    Raises:
+      UserError: nothing is there, or its contents are not understood; the message names file, line and value.
+    """
+    if not spec:
+        raise UserError(f"{key} is not set; give a CSV file or a folder of videos")
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _open_folder(path, key)
+    if not path.exists():
+        raise UserError(f"{key}='{spec}': no such file or folder; give a CSV file or a folder of videos")
+    suffix = path.suffix.lower()
+    if suffix in LIST_SUFFIXES:
+        return _open_list(path, Path(root).expanduser() if root else path.parent, key)
+    if suffix in VIDEO_SUFFIXES:
+        return Source(name=str(path), paths=[str(path)], key=key)
+    raise UserError(
+        f"{key}='{spec}': '{suffix or path.name}' is no kind of source; expected a folder, a list "
+        f"({', '.join(LIST_SUFFIXES)}) or a video ({', '.join(sorted(VIDEO_SUFFIXES))})"
+    )
+
+
+# Folders
+
+
+def _open_folder(folder: Path, key: str) -> Source:
+    here = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    plain = [str(p) for p in here if p.is_file() and p.suffix.lower() in VIDEO_SUFFIXES]
+    classes = {p.name: files for p in here if p.is_dir() and (files := _videos_below(p))}
+    if plain and classes:
+        raise UserError(
+            f"{key}='{folder}': has both video files ('{Path(plain[0]).name}') and subfolders with videos "
+            f"('{next(iter(classes))}'); expected one subfolder for each class, or only files; move one kind away"
+        )
+    if plain:
+        return Source(name=str(folder), paths=plain, key=key)
+    if not classes:
+        raise UserError(
+            f"{key}='{folder}': the folder holds no videos; expected video files or one subfolder of videos for "
+            f"each class (endings known: {' '.join(sorted(VIDEO_SUFFIXES))})"
+        )
+    names = _class_names(folder / "classes.json").get("label") or list(classes)
+    for name in classes:
+        if name not in names:
+            raise UserError(
+                f"{key}='{folder}': the subfolder '{name}' is not a class that {folder / 'classes.json'} names for "
+                f"'label'; add it there or move the folder away"
+            )
+    return Source(
+        name=str(folder),
+        key=key,
+        paths=[path for files in classes.values() for path in files],
+        labels={
+            "label": np.repeat(
+                np.array([names.index(name) for name in classes], np.int32),
+                [len(f) for f in classes.values()],
+            )
+        },
+        label_names={"label": names},
+    )
+
+
+def _videos_below(folder: Path) -> list[str]:
+    found = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            os.path.join(parent, name)
+            for name in sorted(files)
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+        ]
+    return found
+
+
+# List files
+
+
+def _open_list(file: Path, root: Path, key: str) -> Source:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise UserError(f"{file}: is empty; expected a line for each video, e.g. 'path,label'")
+    delimiter = "\t" if "\t" in lines[0][1] else ","
+    header = [cell.strip() for cell in next(csv.reader([lines[0][1]], delimiter=delimiter))]
+    if "path" in header:
+        return _open_table(file, root, key, text, header, delimiter)
+    if _looks_like_header(header):
+        raise UserError(
+            f"{file} line {lines[0][0]}: the header has the columns {', '.join(header)} but no 'path'; "
+            f"rename the column that holds the files to 'path'"
+        )
+    return _open_plain_list(file, root, key, lines)
+
+
+def _looks_like_header(cells: list[str]) -> bool:
+    first = cells[0].lower()
+    is_path = "/" in first or "\\" in first or Path(first).suffix in VIDEO_SUFFIXES
+    return len(cells) > 1 and not is_path and not any(_INTEGER.match(cell) for cell in cells)
+
+
+def _open_plain_list(file: Path, root: Path, key: str, lines: list[tuple[int, str]]) -> Source:
+    """Lines of `path label`, or of paths alone."""
+    bare = all(Path(line.strip()).suffix.lower() in VIDEO_SUFFIXES for _, line in lines)
+    paths, values = [], []
+    for number, line in lines:
+        match = None if bare else _LABELLED.match(line.strip())
+        if not bare and not match:
+            raise UserError(
+                f"{file} line {number}: '{line.strip()}' has no label; expected 'path label' or 'path,label' with an "
+                f"integer label in every line, or paths alone in every line"
+            )
+        paths.append(_join(root, match[1].strip().strip('"') if match else line.strip()))
+        values.append(match[2] if match else "")
+    numbers = [number for number, _ in lines]
+    names = _class_names(file.parent / "classes.json")
+    labels = {} if bare else {"label": _classes(file, numbers, "label", values, names.get("label"))}
+    return Source(
+        name=str(file),
+        key=key,
+        paths=paths,
+        labels=labels,
+        label_names={k: v for k, v in names.items() if k in labels},
+        lines=numbers,
+    )
+
+
+def _open_table(file: Path, root: Path, key: str, text: str, header: list[str], delimiter: str) -> Source:
+    """A CSV with a header line."""
+    for name in header:
+        if header.count(name) > 1:
+            raise UserError(f"{file} line 1: the column '{name}' is there twice; rename one")
+    rows, numbers = [], []
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(header):
+            raise UserError(
+                f"{file} line {reader.line_num}: has {len(cells)} fields, the header has {len(header)}; put fields "
+                f"that contain '{delimiter}' into double quotes"
+            )
+        rows.append(cells)
+        numbers.append(reader.line_num)
+    rows, numbers = rows[1:], numbers[1:]
+    if not rows:
+        raise UserError(f"{file}: has a header but no rows; expected a row for each video")
+    columns = {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
+    for number, path in zip(numbers, columns["path"], strict=True):
+        if not path:
+            raise UserError(f"{file} line {number}: 'path' is empty; expected a video file")
+    names = _class_names(file.parent / "classes.json")
+    labels = {}
+    for name in header:
+        declared = name == "label" or name in names
+        if name not in NOT_LABELS and (declared or all(v.isdecimal() for v in columns[name])):
+            labels[name] = _classes(file, numbers, name, columns[name], names.get(name))
+    return Source(
+        name=str(file),
+        key=key,
+        paths=[_join(root, path) for path in columns["path"]],
+        labels=labels,
+        captions=columns.get("caption", ()),
+        label_names={k: v for k, v in names.items() if k in labels},
+        lines=numbers,
+    )
+
+
+def _join(root: Path, path: str) -> str:
+    return os.path.join(root, os.path.expanduser(path))
+
+
+def _classes(
+    file: Path, numbers: Sequence[int], column: str, values: Sequence[str], names: list[str] | None
+) -> Int32[np.ndarray, "n"]:
+    """Class indices of a label column's values; `names` are its classes, if known."""
+    index = {name: i for i, name in enumerate(names or [])}
+    known = f"0 ... {len(names) - 1} (or a name) by classes.json" if names else "0 or more"
+    found = np.zeros(len(values), np.int32)
+    for i, value in enumerate(values):
+        number = int(value) if _INTEGER.match(value) else index.get(value, -1)
+        if not 0 <= number < (len(names) if names else 2**31):
+            advice = "" if names else ", or name the classes in a classes.json beside the file"
+            raise UserError(
+                f"{file} line {numbers[i]}: {column} is '{value}'; expected an integer {known}; number the classes "
+                f"from 0{advice}"
+            )
+        found[i] = number
+    return found
+
+
+def _class_names(file: Path) -> dict[str, list[str]]:
+    if not file.is_file():
+        return {}
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+        usable = all(isinstance(v, list) and all(isinstance(n, str) for n in v) for v in names.values())
+    except (ValueError, AttributeError):
+        usable = False
+    if not usable:
+        raise UserError(f'{file}: expected JSON such as {{"label": ["first class", "second class"]}}')
+    return names
