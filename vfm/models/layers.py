@@ -168,12 +168,14 @@ class Mlp(nn.Module):
     hidden: int
     activation: str = "gelu"
     precision: str = "float32"
+    kernel_init: Any = nn.initializers.xavier_uniform()
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         require("activation", self.activation, ACTIVATIONS)
-        y = Dense(self.hidden, precision=self.precision, name="fc1")(x)
-        return Dense(x.shape[-1], precision=self.precision, name="fc2")(ACTIVATIONS[self.activation](y))
+        dense = functools.partial(Dense, kernel_init=self.kernel_init, precision=self.precision)
+        y = dense(self.hidden, name="fc1")(x)
+        return dense(x.shape[-1], name="fc2")(ACTIVATIONS[self.activation](y))
 
 
 class Block(nn.Module):

@@ -1,0 +1,116 @@
+"""Poolers: from all tokens of a video to a few vectors, by learned queries.
+
+Letters: B batch, N tokens, D width, Q queries, H heads, S size of a head.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jaxtyping import Array, Bool, Float
+
+from vfm.errors import UserError
+from vfm.models.layers import Dense, Mlp, Norm
+from vfm.ops import dot
+
+NORMAL = nn.initializers.truncated_normal(0.02)
+
+
+def heads_of(width: int) -> int:
+    """The most heads of at least 64 channels that divide `width`; 1 below 128 channels."""
+    return max(heads for heads in range(1, max(width // 64, 1) + 1) if width % heads == 0)
+
+
+class AttentivePooler(nn.Module):
+    """One cross-attention block from learned queries: the attentive probe of V-JEPA (Bardes et al. 2024).
+
+    `x + CA(x, LN(tokens))`, then `x + MLP(LN(x))`, where x starts as the learned queries.
+
+    heads: 0 = chosen by width (`heads_of`).
+    projection: an output projection after the attention (V-JEPA's probe has none).
+    """
+
+    queries: int = 1
+    heads: int = 0
+    mlp_ratio: float = 4.0
+    projection: bool = False
+    norm_eps: float = 1e-6
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "B N D"], mask: Bool[Array, "B N"] | None = None
+    ) -> Float[Array, "B Q D"]:
+        """Pool tokens; `mask` is false where a token is padding.
+
+        Raises:
+          UserError: the heads do not divide the width.
+        """
+        width = tokens.shape[-1]
+        heads = self.heads or heads_of(width)
+        if width % heads:
+            raise UserError(f"pooler: heads {heads} do not divide width {width}; choose heads that do")
+        query = self.param("query", NORMAL, (self.queries, width))
+        x = query + self._cross_attention(query, tokens, mask, heads)
+        y = Norm("layernorm", self.norm_eps, name="norm2")(x)
+        return x + Mlp(int(width * self.mlp_ratio), precision=self.precision, kernel_init=NORMAL, name="mlp")(
+            y
+        )
+
+    def _cross_attention(self, query, tokens, mask, heads) -> Float[Array, "B Q D"]:
+        """Attention to `LN(tokens)`, with the tokens entering two products only.
+
+        Keys and values are linear in the normalised tokens, so their kernels (and the norm's scale) are moved to
+        the few queries' side: H*Q products of width D for a token instead of 2*D, and where many poolers are
+        trained at once (vmap) nothing of the size of the tokens is different from one to the next. A key bias
+        would add the same to all logits of a query and cancel, so there is none.
+        """
+        width = tokens.shape[-1]
+        dtype = dot.activation_dtype(self.precision)
+        scale, shift = _Parameters(
+            {"scale": (nn.initializers.ones, (width,)), "bias": (nn.initializers.zeros, (width,))},
+            name="norm1",
+        )()
+        key, value, value_bias = _Parameters(
+            {
+                "k": (NORMAL, (width, width)),
+                "v": (NORMAL, (width, width)),
+                "v_bias": (nn.initializers.zeros, (width,)),
+            },
+            name="kv",
+        )()
+        q = Dense(width, kernel_init=NORMAL, precision=self.precision, name="q")(query).astype(jnp.float32)
+        q = rearrange(q, "q (h s) -> q h s", h=heads) * (width // heads) ** -0.5
+        key, value = (rearrange(kernel, "d (h s) -> d h s", h=heads) for kernel in (key, value))
+        q = jnp.einsum("qhs,dhs->qhd", q, key) * scale
+
+        normal = _standardised(tokens, self.norm_eps).astype(dtype)
+        logits = jnp.einsum("bnd,qhd->bqhn", normal, q.astype(dtype), preferred_element_type=jnp.float32)
+        if mask is not None:
+            logits = jnp.where(mask[:, None, None, :], logits, -jnp.inf)
+        weights = jax.nn.softmax(logits, axis=-1).astype(dtype)
+        seen = jnp.einsum("bqhn,bnd->bqhd", weights, normal, preferred_element_type=jnp.float32)
+        y = jnp.einsum("bqhd,dhs->bqhs", seen * scale + shift, value)
+        y = rearrange(y, "b q h s -> b q (h s)") + value_bias
+        return (
+            Dense(width, kernel_init=NORMAL, precision=self.precision, name="proj")(y)
+            if self.projection
+            else y
+        )
+
+
+class _Parameters(nn.Module):
+    """Named parameters without a computation of their own: name -> (initializer, shape)."""
+
+    shapes: dict
+
+    @nn.compact
+    def __call__(self) -> list[Array]:
+        return [self.param(name, init, shape) for name, (init, shape) in self.shapes.items()]
+
+
+def _standardised(x: Float[Array, "B N D"], eps: float) -> Float[Array, "B N D"]:
+    """LayerNorm without scale and bias."""
+    x = x.astype(jnp.float32)
+    x -= x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + eps)
