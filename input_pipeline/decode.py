@@ -20,13 +20,15 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from jaxtyping import UInt8
 
+from input_pipeline.transforms import Window, whole_window
+
 MAX_PIXELS = 2**26  # of one frame (8192 x 8192): a damaged header must not allocate gigabytes
 MIN_DECODED = 0.9  # share of the promised frames that has to decode; the missing end repeats the last frame
 SEEK_GAP = 4  # frames that are decoded and dropped rather than sought over
 ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of cover art
 _FAILURES = (av.error.FFmpegError, OSError, EOFError, ValueError)  # what PyAV raises on bad files
 
-FitSize = Callable[[int, int], tuple[int, int]]
+WindowOf = Callable[[int, int], Window]  # from an upright frame's height and width
 
 
 class BadVideo(ValueError):
@@ -84,7 +86,7 @@ class Video:
         rate = self._stream.average_rate
         return float(rate) if rate else 0.0
 
-    def read(self, indices: Sequence[int], size: FitSize | None = None) -> UInt8[np.ndarray, "T H W 3"]:
+    def read(self, indices: Sequence[int], window_of: WindowOf | None = None) -> UInt8[np.ndarray, "T H W 3"]:
         """Decodes the frames at `indices`, in the order given; repeats are allowed.
 
         Indices beyond the end give the last frame that decodes, as long as no more than a tenth of the frames is
@@ -92,15 +94,15 @@ class Video:
 
         Args:
           indices: frame numbers, 0 ... num_frames - 1.
-          size: from the upright frame's (height, width) to the (height, width) that is wanted; the decoder resizes
-            (bilinear, with antialias). None keeps the stored size.
+          window_of: gives the window that is wanted of a frame of that height and width; the decoder resizes
+            (bilinear, with antialias). None keeps whole frames of the stored size.
         """
         count = self.num_frames
         places = [min(max(int(i), 0), count - 1) for i in indices]
         wanted = sorted(set(places))
-        found = self._read_by_time(wanted, size) if self._times is not None else None
+        found = self._read_by_time(wanted, window_of) if self._times is not None else None
         if found is None:
-            found = self._read_by_count(wanted, size)
+            found = self._read_by_count(wanted, window_of)
         return np.stack([found[i] for i in places])
 
     # Opening and listing
@@ -176,10 +178,10 @@ class Video:
 
     # Reading
 
-    def _read_by_time(self, wanted: list[int], size: FitSize | None) -> dict[int, np.ndarray] | None:
+    def _read_by_time(self, wanted: list[int], window_of: WindowOf | None) -> dict[int, np.ndarray] | None:
         """Frames found by their presentation times, seeking over gaps; None where that does not work."""
         index_of = {time: i for i, time in enumerate(self._times)}
-        convert = _Converter(self.path, size)
+        convert = _Converter(self.path, window_of)
         found: dict[int, np.ndarray] = {}
         frames, position = None, 0
         for target in wanted:
@@ -200,10 +202,10 @@ class Video:
                     found[target] = convert(frame)
         return found
 
-    def _read_by_count(self, wanted: list[int], size: FitSize | None) -> dict[int, np.ndarray]:
+    def _read_by_count(self, wanted: list[int], window_of: WindowOf | None) -> dict[int, np.ndarray]:
         """Frames found by decoding from the start and counting."""
         self._open()
-        convert = _Converter(self.path, size)
+        convert = _Converter(self.path, window_of)
         found: dict[int, np.ndarray] = {}
         remaining, last, count, failure = set(wanted), None, 0, None
         try:
@@ -233,32 +235,31 @@ class Video:
 
 
 class _Converter:
-    """From decoded frames to upright pixels, all of the size that the first one has after `size`."""
+    """From decoded frames to upright pixels; all take the window that the first frame's size gives."""
 
-    def __init__(self, path: str, size: FitSize | None):
-        self._path, self._fit, self._stored = path, size, None
+    def __init__(self, path: str, window_of: WindowOf | None):
+        self._path, self._window_of = path, window_of
+        self._window: Window | None = None
 
     def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         turns, mirrored = _orientation(frame)
-        if self._stored is None:
+        if self._window is None:
             if frame.width * frame.height > MAX_PIXELS:
                 raise BadVideo(self._path, f"frames of {frame.width}x{frame.height} pixels are too large")
-            height, width = frame.height, frame.width
-            if self._fit is not None:
-                height, width = self._fit(*((width, height) if turns % 2 else (height, width)))
-                height, width = (width, height) if turns % 2 else (height, width)
-            self._stored = height, width
-        height, width = self._stored
+            upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+            self._window = (self._window_of or whole_window)(*upright)
+        height, width = self._window[:2]
+        if turns % 2:
+            height, width = width, height
         try:
             image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
         except _FAILURES as error:
-            raise BadVideo(
-                self._path, f"pixel format {frame.format.name} cannot be converted ({_words(error)})"
-            ) from error
+            reason = f"pixel format {frame.format.name} cannot be converted ({_words(error)})"
+            raise BadVideo(self._path, reason) from error
         pixels = image.to_ndarray()
         if mirrored:
             pixels = pixels[::-1]
-        return np.ascontiguousarray(np.rot90(pixels, turns)) if turns or mirrored else pixels
+        return self._window.cut(np.rot90(pixels, turns) if turns else pixels)
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
@@ -281,8 +282,8 @@ def _words(error: BaseException) -> str:
 
 
 def read_frames(
-    path: str | os.PathLike, indices: Sequence[int], size: FitSize | None = None
+    path: str | os.PathLike, indices: Sequence[int], window_of: WindowOf | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Decodes the frames of a file at `indices`; see `Video.read`."""
     with Video(path) as video:
-        return video.read(indices, size)
+        return video.read(indices, window_of)

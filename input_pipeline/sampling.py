@@ -28,7 +28,7 @@ def random_dense(num_frames: int, frames: int, stride: int, rng: np.random.Gener
 
 
 def dense_clips(num_frames: int, frames: int, stride: int, clips: int) -> Int[np.ndarray, "V T"]:
-    """`clips` dense clips with starts spread evenly from the first to the last that fits; one clip is the middle one."""
+    """`clips` dense clips, their starts spread evenly from the first to the last that fits; one clip: the middle."""
     last = max(num_frames - ((frames - 1) * stride + 1), 0)
     starts = [last // 2] if clips == 1 else [last * i // (clips - 1) for i in range(clips)]
     return np.stack([dense(num_frames, frames, stride, start) for start in starts])

@@ -12,6 +12,7 @@ mean. The index of a sample is its stable id.
 """
 
 import csv
+import io
 import json
 import os
 import re
@@ -170,7 +171,8 @@ def _open_list(file: Path, root: Path, key: str) -> Source:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    # Not splitlines: it also splits at characters that may stand in a path or a caption.
+    lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise UserError(f"{file}: is empty; expected a line for each video, e.g. 'path,label'")
     delimiter = "\t" if "\t" in lines[0][1] else ","
@@ -223,7 +225,7 @@ def _open_table(file: Path, root: Path, key: str, text: str, header: list[str], 
         if header.count(name) > 1:
             raise UserError(f"{file} line 1: the column '{name}' is there twice; rename one")
     rows, numbers = [], []
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     for cells in reader:
         if not any(cell.strip() for cell in cells):
             continue

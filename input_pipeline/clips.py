@@ -1,0 +1,162 @@
+"""From one video to the clips of a training or evaluation sample.
+
+T frames, H height, W width, C = 3 channels; V views (clips x crops) of one video.
+
+A `VideoReader` is an open file (`decode.Video`) or a video of the cache (`cache.CachedVideo`).
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+from input_pipeline import sampling, transforms
+from input_pipeline.decode import WindowOf
+from input_pipeline.transforms import Window
+from vfm.errors import UserError
+
+
+class VideoReader(Protocol):
+    """A video whose frames can be read by index."""
+
+    @property
+    def num_frames(self) -> int: ...
+
+    def read(
+        self, indices: Sequence[int], window_of: WindowOf | None = None
+    ) -> UInt8[np.ndarray, "T H W 3"]: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How clips are taken; the keys of `config.data` with the same names say what each means."""
+
+    frames: int
+    sampling: str
+    stride: int
+    size: int
+    crop: str
+    crop_scales: tuple[float, ...]
+    crop_area: tuple[float, float]
+    crop_aspect: tuple[float, float]
+    flip: bool
+    clips_per_video: int
+
+    @classmethod
+    def from_config(cls, data: Any) -> "Recipe":
+        """Takes the keys out of `config.data`.
+
+        Raises:
+          UserError: a value is impossible; the message names the key.
+        """
+        recipe = cls(
+            frames=int(data.frames),
+            sampling=data.sampling,
+            stride=int(data.stride),
+            size=int(data.size),
+            crop=data.crop,
+            crop_scales=tuple(data.crop_scales),
+            crop_area=tuple(data.crop_area),
+            crop_aspect=tuple(data.crop_aspect),
+            flip=bool(data.flip),
+            clips_per_video=int(data.clips_per_video),
+        )
+        sampling.check_kind(recipe.sampling)
+        if recipe.crop not in transforms.CROPS:
+            raise UserError(f"data.crop={recipe.crop!r}: expected one of {', '.join(transforms.CROPS)}")
+        for key in ("frames", "stride", "size", "clips_per_video"):
+            if getattr(recipe, key) < 1:
+                raise UserError(f"data.{key}={getattr(recipe, key)}: expected at least 1")
+        if not recipe.crop_scales or not all(0 < scale <= 1 for scale in recipe.crop_scales):
+            raise UserError(
+                f"data.crop_scales={recipe.crop_scales}: expected shares in (0, 1] of the short side"
+            )
+        for key, limit in (("crop_area", 1), ("crop_aspect", math.inf)):
+            value = getattr(recipe, key)
+            if len(value) != 2 or not 0 < value[0] <= value[1] <= limit:
+                raise UserError(
+                    f"data.{key}={value}: expected (smallest, largest), above 0 and at most {limit}"
+                )
+        return recipe
+
+    def training_window(self, height: int, width: int, rng: np.random.Generator) -> Window:
+        """The (random) crop of one clip."""
+        if self.crop == "multiscale":
+            return transforms.multiscale_window(height, width, self.size, self.crop_scales, rng)
+        if self.crop == "random_resized":
+            return transforms.random_resized_window(
+                height, width, self.size, self.crop_area, self.crop_aspect, rng
+            )
+        return self.evaluation_windows(height, width, 1)[0]
+
+    def evaluation_windows(self, height: int, width: int, crops: int) -> list[Window]:
+        """The crops of an evaluation: one in the middle, or several along the long side."""
+        if self.crop == "resize":
+            return [transforms.whole_window(self.size, self.size)]
+        return transforms.view_windows(height, width, self.size, crops)
+
+    def shared_window(self, height: int, width: int) -> Window:
+        """A frame small enough to be cheap, large enough that no crop of several of one video is enlarged."""
+        share = {"multiscale": min(self.crop_scales), "random_resized": math.sqrt(self.crop_area[0])}
+        side = min(height, width, math.ceil(self.size / share.get(self.crop, 1.0)))
+        return transforms.whole_window(*transforms.short_side(height, width, side))
+
+
+def training_clips(
+    video: VideoReader, recipe: Recipe, rngs: Sequence[np.random.Generator]
+) -> list[UInt8[np.ndarray, "T S S 3"]]:
+    """One random clip for each generator; what it shows depends on that generator (and the video) alone.
+
+    Where a recipe takes several clips of each video, they are cut out of frames that are decoded once.
+    """
+    chosen = [
+        sampling.training_indices(recipe.sampling, video.num_frames, recipe.frames, recipe.stride, rng)
+        for rng in rngs
+    ]
+    if recipe.clips_per_video == 1:
+        # A window is drawn once, even if the reader has to start again.
+        windows = [functools.cache(functools.partial(recipe.training_window, rng=rng)) for rng in rngs]
+        clips = [video.read(indices, window) for indices, window in zip(chosen, windows, strict=True)]
+    else:
+        places, inverse = np.unique(np.concatenate(chosen), return_inverse=True)
+        frames = video.read(places, recipe.shared_window)
+        clips = [
+            transforms.resize(
+                frames[inverse[i : i + recipe.frames]], recipe.training_window(*frames.shape[1:3], rng)
+            )
+            for i, rng in zip(range(0, len(inverse), recipe.frames), rngs, strict=True)
+        ]
+    if recipe.flip:
+        clips = [
+            clip[:, :, ::-1] if rng.random() < 0.5 else clip for clip, rng in zip(clips, rngs, strict=True)
+        ]
+    return clips
+
+
+def evaluation_views(
+    video: VideoReader, recipe: Recipe, clips: int, crops: int
+) -> UInt8[np.ndarray, "V T S S 3"]:
+    """All views of a video, those of one clip beside each other: view = clip * crops + crop. Nothing is random."""
+    if recipe.crop == "resize" and crops > 1:
+        raise UserError(
+            f"views=({clips}, {crops}): data.crop='resize' shows the whole frame, of which there is one crop; "
+            f"ask for 1 crop, or set data.crop='center'"
+        )
+    chosen = sampling.evaluation_indices(
+        recipe.sampling, video.num_frames, recipe.frames, recipe.stride, clips
+    )
+    places, inverse = np.unique(chosen, return_inverse=True)
+    windows: list[Window] = []
+
+    def window_of(height: int, width: int) -> Window:
+        windows[:] = recipe.evaluation_windows(height, width, crops)
+        return windows[0] if crops == 1 else transforms.whole_window(windows[0].height, windows[0].width)
+
+    frames = video.read(places, window_of)
+    cut = [frames if crops == 1 else window.cut(frames) for window in windows]
+    inverse = inverse.reshape(chosen.shape)
+    return np.stack([part[inverse[i]] for i in range(clips) for part in cut])

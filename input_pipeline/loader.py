@@ -1,0 +1,378 @@
+"""Batches in a global order: which samples make batch k depends on (seed, k) alone.
+
+B rows of the global batch, b rows of this host, K clips of each video, T frames, S side in pixels, V views.
+
+Training goes on for ever. Position p (row p % B of batch p // B) shows clip p % K of slot p // K; slot s is the
+video at place s % n of a permutation of all n videos drawn for epoch s // n. Any position can be computed directly, so
+a run resumes at any step at once; hosts take rows, workers take chunks of rows, and neither changes what a row holds.
+
+Grain runs it: a `MapDataset` of chunks of rows (the clips of one video; a whole batch where nothing is decoded), read
+ahead by threads, or by processes with threads. Rows are put together after that.
+
+A video that does not decode is skipped: its slot shows the next one of an order drawn for that slot. It is counted and
+named in `bad_files`, and too many of them end the run. In an evaluation nothing takes its place: its row has mask 0.
+"""
+
+import collections
+import functools
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int, UInt8
+
+from input_pipeline import clips
+from input_pipeline.cache import Cache, CachedVideo, open_cache
+from input_pipeline.clips import Recipe
+from input_pipeline.decode import BadVideo, Video
+from input_pipeline.sources import Source, open_source
+from vfm.errors import UserError
+
+Batch = dict[str, np.ndarray]
+
+_ORDER, _CLIP, _REPLACEMENT = 0, 1, 2  # streams of random numbers
+_MOST_REPLACEMENTS = 100  # tried in one place
+_FILES_CHECKED = 10_000  # whose presence is checked before the first batch
+_FOR_EVER = 2**62  # chunks of a training run
+_SHARED_MEMORY = "/dev/shm"  # where workers leave arrays
+_SMALL = 2**16  # bytes of an array that is sooner copied than shared
+
+
+class BadFiles:
+    """Files that do not decode, each with its reason; too many are an error."""
+
+    def __init__(self, source: Source, most: float):
+        self.reasons: dict[str, str] = {}
+        self._source, self._most = source, most
+        self._count = len(set(source.paths))
+
+    def add(self, path: str, reason: str) -> None:
+        """Notes a file.
+
+        Raises:
+          UserError: these are more than the share that data.max_bad_fraction allows.
+        """
+        self.reasons.setdefault(path, reason)
+        if len(self.reasons) > self._most * self._count:
+            some = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:3])
+            if self._source.lines:
+                first = self._source.where(self._source.paths.index(next(iter(self.reasons))))
+                some += f" (the first is {first})"
+            raise UserError(
+                f"{self._source.key}='{self._source.name}': {len(self.reasons)} of {self._count} files give no frames, "
+                f"data.max_bad_fraction={self._most} allows {int(self._most * self._count)}: {some}; mend them, take "
+                f"them out of the set, check data.root, or raise data.max_bad_fraction"
+            )
+
+
+class _Videos:
+    """The videos of a source, opened by sample: from files or from the cache."""
+
+    def __init__(self, data: Any, spec: str, key: str, most: float):
+        self.source = open_source(spec, data.root, key)
+        self.bad = BadFiles(self.source, most)
+        step = -(-len(self.source) // _FILES_CHECKED)
+        for path in dict.fromkeys(self.source.paths[::step]):
+            if not os.path.exists(path):
+                self.bad.add(path, "no such file")
+        self.cache: Cache | None = None
+        if data.cache:
+            self.cache = open_cache(self.source, int(data.cache_size), data.root)
+            for path, reason in self.cache.bad.items():
+                self.bad.add(path, reason)
+
+    def open(self, index: int) -> Video | CachedVideo:
+        return self.cache.open(index) if self.cache else Video(self.source.paths[index])
+
+    def labels(self, indices: np.ndarray) -> Batch:
+        """`id`, `label` (the first column, or -1) and all label columns of samples."""
+        columns = {name: column[indices] for name, column in self.source.labels.items()}
+        first = next(iter(columns.values()), np.full(len(indices), -1, np.int32))
+        return {"label": first} | columns | {"id": indices.astype(np.int32)}
+
+
+@functools.lru_cache(maxsize=3)
+def _permutation(seed: int, epoch: int, count: int) -> Int[np.ndarray, "n"]:
+    return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
+
+
+class _TrainingChunks:
+    """Random access to chunks of `size` rows of this host's part of the batches from `start_step` on."""
+
+    def __init__(
+        self, videos: _Videos, recipe: Recipe, seed: int, batch_size: int, start_step: int, rows: slice
+    ):
+        self._videos, self._recipe, self._seed = videos, recipe, seed
+        self._batch_size, self._first_row, self._start = batch_size, rows.start, start_step
+        repeats, count = recipe.clips_per_video, rows.stop - rows.start
+        self.whole = videos.cache is not None and self._as_stored(videos.cache)
+        if videos.cache is not None:
+            self.size = count
+        else:  # one video's clips, where hosts do not share a video
+            self.size = (
+                repeats if not (count % repeats or rows.start % repeats or batch_size % repeats) else 1
+            )
+        self.per_batch = count // self.size
+
+    def __len__(self) -> int:
+        return _FOR_EVER
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        step, chunk = divmod(index, self.per_batch)
+        position = (self._start + step) * self._batch_size + self._first_row + chunk * self.size
+        positions = range(position, position + self.size)
+        noticed: dict[str, str] = {}
+        if self.whole:
+            indices = np.array([self._sample(p // self._recipe.clips_per_video) for p in positions])
+            video = self._videos.cache.stack[self._videos.cache.place[indices]]
+        else:
+            slots = collections.defaultdict(list)
+            for p in positions:
+                slots[p // self._recipe.clips_per_video].append(p)
+            found = [self._clips_of(slot, members, noticed) for slot, members in slots.items()]
+            indices = np.repeat([sample for sample, _ in found], [len(made) for _, made in found])
+            video = np.stack([clip for _, made in found for clip in made])
+        return {"video": video} | self._videos.labels(indices) | {"bad": tuple(noticed.items())}
+
+    def _as_stored(self, cache: Cache) -> bool:
+        """Whether every clip is a whole cached video, so that a batch is one copy."""
+        recipe, stack = self._recipe, cache.stack
+        size = (recipe.frames, recipe.size, recipe.size, 3)
+        fixed = recipe.crop in ("center", "resize") and not recipe.flip
+        in_order = recipe.sampling == "sparse" or recipe.stride == 1
+        return stack is not None and stack.shape[1:] == size and fixed and in_order
+
+    def _sample(self, slot: int) -> int:
+        epoch, place = divmod(slot, len(self._videos.source))
+        return int(_permutation(self._seed, epoch, len(self._videos.source))[place])
+
+    def _candidates(self, slot: int) -> Iterator[int]:
+        """The sample of a slot, then those that replace it."""
+        first = self._sample(slot)
+        yield first
+        rng = np.random.default_rng((self._seed, _REPLACEMENT, slot, first))
+        for _ in range(_MOST_REPLACEMENTS):
+            yield int(rng.integers(len(self._videos.source)))
+
+    def _clips_of(
+        self, slot: int, positions: Sequence[int], noticed: dict[str, str]
+    ) -> tuple[int, list[UInt8[np.ndarray, "T S S 3"]]]:
+        """(sample, clips) of some positions of one slot; files that do not decode are put into `noticed`."""
+        bad = self._videos.bad
+        for index in self._candidates(slot):
+            path = self._videos.source.paths[index]
+            if path in bad.reasons:
+                continue
+            rngs = [np.random.default_rng((self._seed, _CLIP, p, index)) for p in positions]
+            try:
+                with self._videos.open(index) as video:
+                    return index, clips.training_clips(video, self._recipe, rngs)
+            except BadVideo as error:
+                noticed[path] = error.reason
+                bad.add(path, error.reason)
+        name, some = self._videos.source.name, next(iter(bad.reasons.items()), ("", ""))
+        raise UserError(
+            f"{self._videos.source.key}='{name}': none of {_MOST_REPLACEMENTS + 1} videos tried gives frames, e.g. "
+            f"{some[0]}: {some[1]}; mend the set or data.root"
+        )
+
+
+class _EvaluationChunks:
+    """Random access to single samples, in the order of the source."""
+
+    def __init__(self, videos: _Videos, recipe: Recipe, views: tuple[int, int]):
+        self._videos, self._recipe, self._views = videos, recipe, views
+
+    def __len__(self) -> int:
+        return len(self._videos.source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, bad = self._videos.source.paths[index], self._videos.bad
+        mask, noticed = np.ones(1, np.float32), ()
+        try:
+            if path in bad.reasons:
+                raise BadVideo(path, bad.reasons[path])
+            with self._videos.open(index) as video:
+                views = clips.evaluation_views(video, self._recipe, *self._views)
+        except BadVideo as error:
+            bad.add(path, error.reason)
+            noticed = ((path, error.reason),)
+            mask[:] = 0
+            side = self._recipe.size
+            views = np.zeros((self._views[0] * self._views[1], self._recipe.frames, side, side, 3), np.uint8)
+        labels = self._videos.labels(np.array([index]))
+        return {"video": views[None]} | labels | {"mask": mask, "bad": noticed}
+
+
+def _read(chunks: Any, ahead: int, threads: int, workers: int, chunk_bytes: int) -> Iterator[dict[str, Any]]:
+    """Grain's iterator over chunks in their order, about `ahead` of them read in advance."""
+    per_worker = max(1, -(-ahead // max(workers, 1)))
+    buffered = max(per_worker, threads) if threads else 0
+    dataset = grain.MapDataset.source(chunks).to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
+    )
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain reads its own flags when it starts processes
+            flags.FLAGS.mark_as_parsed()
+        # Arrays travel through shared memory where there is room; containers often have 64 MiB of it.
+        needed = 2 * workers * (per_worker + 1) * chunk_bytes
+        room = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else 0
+        options = grain.experimental.DatasetOptions(min_shm_size=_SMALL if needed < room else sys.maxsize)
+        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker)
+        )
+    return iter(dataset)
+
+
+class _Batches:
+    """What training and evaluation batches have in common.
+
+    Attributes:
+      label_names: label column -> names of its classes, where they are known.
+    """
+
+    def __init__(self, data: Any, videos: _Videos):
+        self._data, self._videos = data, videos
+        self._iterator = None
+        self.label_names = videos.source.label_names
+        # Cached videos are sliced in this process: sending them to others would cost more.
+        self._workers = 0 if videos.cache is not None else int(data.workers)
+
+    @property
+    def bad_files(self) -> list[dict[str, str]]:
+        """Files met so far that give no frames: [{"path": ..., "reason": ...}]."""
+        return [{"path": path, "reason": why} for path, why in list(self._videos.bad.reasons.items())]
+
+    def _rows(self, parts: Sequence[dict[str, Any]]) -> Batch:
+        for part in parts:
+            for path, reason in part.pop("bad"):
+                self._videos.bad.add(path, reason)
+        if len(parts) == 1 and not self._workers:
+            return parts[0]
+        # In processes, arrays are views of shared memory that goes with them: always copy those.
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def close(self) -> None:
+        """Stops threads and processes."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class TrainBatches(_Batches):
+    """Endless iterator of training batches; see `train_batches`.
+
+    Attributes:
+      num_examples: clips of one epoch, all clips of each video counted.
+    """
+
+    def __init__(self, data: Any, batch_size: int, seed: int, start_step: int, rows: slice):
+        recipe = Recipe.from_config(data)
+        super().__init__(data, _Videos(data, data.train, "data.train", float(data.max_bad_fraction)))
+        self.num_examples = len(self._videos.source) * recipe.clips_per_video
+        self._chunks = _TrainingChunks(self._videos, recipe, seed, batch_size, start_step, rows)
+        self._chunk_bytes = self._chunks.size * recipe.frames * recipe.size**2 * 3
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            threads = 0 if self._chunks.whole else int(self._data.threads)
+            ahead = max(self._chunks.per_batch, 2)
+            self._iterator = _read(self._chunks, ahead, threads, self._workers, self._chunk_bytes)
+        return self._rows([next(self._iterator) for _ in range(self._chunks.per_batch)])
+
+
+class EvalBatches(_Batches):
+    """Evaluation batches, each pass in the same order; see `eval_batches`.
+
+    Attributes:
+      num_examples: samples of the source.
+    """
+
+    def __init__(self, data: Any, spec: str, batch_size: int, views: tuple[int, int]):
+        recipe = Recipe.from_config(data)
+        super().__init__(data, _Videos(data, spec, "the evaluation data", float(data.max_bad_fraction)))
+        self.num_examples = len(self._videos.source)
+        self._batch_size = batch_size
+        self._chunks = _EvaluationChunks(self._videos, recipe, views)
+        self._chunk_bytes = views[0] * views[1] * recipe.frames * recipe.size**2 * 3
+
+    def __len__(self) -> int:
+        return -(-self.num_examples // self._batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        self._iterator = _read(
+            self._chunks, self._batch_size, int(self._data.threads), self._workers, self._chunk_bytes
+        )
+        for start in range(0, self.num_examples, self._batch_size):
+            count = min(self._batch_size, self.num_examples - start)
+            batch = self._rows([next(self._iterator) for _ in range(count)])
+            yield {name: _pad(array, self._batch_size) for name, array in batch.items()}
+        self.close()
+
+
+def _pad(array: np.ndarray, count: int) -> np.ndarray:
+    if len(array) == count:
+        return array
+    return np.concatenate([array, np.zeros((count - len(array), *array.shape[1:]), array.dtype)])
+
+
+def train_batches(
+    data: Any, *, batch_size: int, seed: int, start_step: int = 0, rows: slice | None = None
+) -> TrainBatches:
+    """Endless training batches from step `start_step` on; global batch k is a function of (seed, k) only.
+
+    Each batch is a dict: `video` uint8 [b, T, S, S, 3]; `label` int32 [b] (the first label column, -1 if there is
+    none), every label column under its own name; `id` int32 [b], the sample's index in the source. Every video is
+    shown once an epoch, in an order drawn for that epoch; batches run across the border of epochs.
+
+    Args:
+      data: the configuration's `data`.
+      batch_size: rows of the global batch.
+      seed: of order, clips, crops and flips.
+      start_step: the first batch.
+      rows: this host's rows of the global batch; all if not given.
+
+    Raises:
+      UserError: data that cannot be used, now; later, when too many files do not decode.
+    """
+    start, stop, stride = (rows or slice(None)).indices(batch_size)
+    if stride != 1 or stop <= start:
+        raise ValueError(
+            f"rows={rows} of a batch of {batch_size}: expected a slice of one row or more, in order"
+        )
+    return TrainBatches(data, batch_size, seed, start_step, slice(start, stop))
+
+
+def eval_batches(data: Any, spec: str, *, batch_size: int, views: tuple[int, int] = (1, 1)) -> EvalBatches:
+    """Evaluation batches: every sample of `spec` once, in the order of the source; nothing is random.
+
+    As `train_batches`, but `video` is [B, V, T, S, S, 3] with V = clips * crops views, those of one clip beside each
+    other, and `mask` float32 [B] is 0 for the rows that fill up the last batch and for videos that do not decode (both
+    are black).
+
+    Args:
+      data: the configuration's `data` (its `train` is not used).
+      spec: the source, see `open_source`.
+      batch_size: rows of a batch.
+      views: (clips, crops) of each video.
+
+    Raises:
+      UserError: as `train_batches`.
+    """
+    return EvalBatches(data, spec, batch_size, views)
