@@ -158,7 +158,7 @@ explain() {
     free=$(free_mb .)
     if grep -qiE 'no space left on device|errno 28|disk quota exceeded|errno 122' "$LOG" || [ "${free:-999}" -lt 50 ]; then
         echo "the disk is full ($free MB free for '$PWD', $(free_mb "$temporary") MB for temporary files in '$temporary'); free some space and $again (log: $LOG)"
-    elif grep -qE 'NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|ConnectionResetError|Connection refused|name resolution|Could not fetch URL' "$LOG"; then
+    elif grep -qE 'NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|ConnectionResetError|Connection refused|name resolution|Could not fetch URL|from versions: none' "$LOG"; then
         echo "the package index is out of reach; check the network connection, proxy and pip settings and $again (log: $LOG)"
     elif missing=$(grep -oE 'No matching distribution found for [^ ]+' "$LOG" | tail -n 1) && [ -n "$missing" ]; then
         echo "the package index has no ${missing#No matching distribution found for } for Python $(version_of "$VENV_PYTHON") on $(uname -sm); try another Python with PYTHON=/path/to/python3.12 (log: $LOG)"
