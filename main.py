@@ -1,0 +1,43 @@
+"""Train what a config describes.
+
+python main.py --config configs/NAME.py[:arg] --workdir DIR [--config.a.b=value ...]   train, or go on if DIR has a checkpoint
+python main.py --config configs/NAME.py[:arg] --dry_run                                shapes, FLOPs and memory; trains nothing
+"""
+
+import sys
+
+from absl import flags
+
+from vfm.errors import UserError
+from vfm.train import cli, dry_run, processes, progress, train
+
+cli.define_config()
+flags.DEFINE_string("workdir", None, "folder of the run: config, metrics, checkpoints")
+flags.DEFINE_bool("dry_run", False, "print parameters, shardings, FLOPs and memory a device, and leave")
+
+
+def main() -> None:
+    flag = cli.parse(sys.argv)
+    if flag.config is None:
+        raise UserError("--config is missing: give a config file, such as --config configs/quickstart.py")
+    if flag.workdir is None and not flag.dry_run:
+        raise UserError("--workdir is missing: give the folder that the run shall be kept in")
+    processes.initialize()
+    progress.show_logs()
+    if flag.dry_run:
+        print(dry_run(flag.config))
+        return
+    train(flag.config, flag.workdir, evaluator=_evaluator(flag.config))
+
+
+def _evaluator(config):
+    """Frozen probes inside training, where the config asks for them."""
+    if not config.eval.every:
+        return None
+    from eval import in_training
+
+    return in_training.evaluator(config)
+
+
+if __name__ == "__main__":  # decoding processes import this file again
+    cli.run(main)

@@ -1,0 +1,174 @@
+"""A run's config: checked, measured in steps, written beside its checkpoints and compared when it resumes."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vfm.errors import UserError
+from vfm.parts import nearest
+
+LENGTHS = ("total_steps", "total_epochs", "total_examples")
+# What a checkpoint is made for: when one of these differs, its parameters belong to another model.
+IDENTITY = ("model.", "objective.")
+
+
+def check(config: ConfigDict, *, need_data: bool = True) -> None:
+    """Look for mistakes that no device and no file is needed to find.
+
+    Raises:
+      UserError: names the key, the value found, what was expected and what to do.
+    """
+    if need_data and not config.data.train:
+        raise UserError(
+            "config.data.train is not set: it is the CSV file or the folder of videos to train on; "
+            "add --config.data.train=PATH"
+        )
+    given = {key: config[key] for key in LENGTHS if config[key] is not None}
+    if len(given) != 1:
+        found = ", ".join(f"config.{key}={value}" for key, value in given.items()) or "none of them"
+        names = ", ".join(f"config.{key}" for key in LENGTHS)
+        raise UserError(
+            f"how long to train: exactly one of {names} must be set, found {found}; unset with None"
+        )
+    positive = [*given, "batch_size", "accumulate", "max_bad_steps"]
+    for key in positive:
+        if config[key] <= 0:
+            raise UserError(f"config.{key}={config[key]}: expected a number above 0")
+    if not 0 <= config.ema < 1:
+        raise UserError(f"config.ema={config.ema}: expected a decay from 0 (off) to below 1, such as 0.9999")
+    if config.checkpoint.keep < 1:
+        raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected at least 1")
+
+
+def duration(text: str, *, total_steps: int, batch_size: int, examples: int | None) -> int:
+    """Steps in `text`: "500 steps", "40 epochs", "1e6 examples" or "5%" (of `total_steps`); "" is 0.
+
+    Args:
+      total_steps: steps of the whole run.
+      batch_size: examples of one step.
+      examples: examples of one epoch, or None where the data is not known.
+    """
+    found = re.fullmatch(r"\s*([0-9.,_e+]*)\s*(%|[a-z]*)\s*", text)
+    try:
+        amount = float(found[1].replace(",", "").replace("_", ""))
+    except (TypeError, ValueError):
+        if not text.strip():
+            return 0
+        raise UserError(
+            f"'{text}' is no duration; expected a number and a unit: '500 steps', '40 epochs', '1e6 examples' or '5%'"
+        ) from None
+    unit = found[2].rstrip("s")
+    if unit == "%":
+        return round(amount / 100 * total_steps)
+    if unit == "step":
+        return round(amount)
+    if unit == "example":
+        return round(amount / batch_size)
+    if unit == "epoch":
+        if examples is None:
+            raise UserError(f"'{text}': how many examples an epoch has is not known here; give it in steps")
+        return round(amount * examples / batch_size)
+    raise UserError(
+        f"'{text}': unknown unit '{found[2]}'{nearest(found[2], ['steps', 'epochs', 'examples'])}; "
+        "expected steps, epochs, examples or %"
+    )
+
+
+def total_steps(config: ConfigDict, examples: int | None) -> int:
+    """Steps of the run, at least 1; `examples` of one epoch are needed for `total_epochs` only."""
+    if config.total_steps is not None:
+        return int(config.total_steps)
+    text = (
+        f"{config.total_epochs} epochs"
+        if config.total_epochs is not None
+        else f"{config.total_examples} examples"
+    )
+    return max(1, duration(text, total_steps=0, batch_size=config.batch_size, examples=examples))
+
+
+def save_config(config: ConfigDict, workdir: str | Path) -> None:
+    """Write WORKDIR/config.json; the old file stays until the new one is complete."""
+    write_json(Path(workdir) / "config.json", config.to_dict())
+
+
+def load_config(workdir: str | Path) -> ConfigDict:
+    """The locked config of a run's folder.
+
+    Raises:
+      UserError: the folder has no config.json.
+    """
+    file = Path(workdir) / "config.json"
+    try:
+        values = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"'{workdir}' is no run: it has no config.json; give the --workdir of a training run"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"'{file}' is not readable as JSON ({error}); restore it or start in another folder"
+        ) from None
+    return ConfigDict({key: _tuples(value) for key, value in values.items()}).lock()
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """{dotted key: (old value, new value)} wherever the two differ; None for a key that one does not have."""
+    old_values, new_values = _dotted(old.to_dict()), _dotted(new.to_dict())
+    keys = sorted(old_values.keys() | new_values.keys())
+    pairs = {key: (old_values.get(key), new_values.get(key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if _tuples(pair[0]) != _tuples(pair[1])}
+
+
+def check_same_model(old: ConfigDict, new: ConfigDict, workdir: str | Path) -> dict[str, tuple[Any, Any]]:
+    """What changed since the run in `workdir` was saved, where that does not make another model of it.
+
+    Raises:
+      UserError: a key of the model or the objective differs.
+    """
+    changed = differences(old, new)
+    other = {key: pair for key, pair in changed.items() if key.startswith(IDENTITY)}
+    if other:
+        listed = "; ".join(f"config.{key} was {was!r}, is {now!r}" for key, (was, now) in other.items())
+        raise UserError(
+            f"'{workdir}' holds checkpoints of another model: {listed}. Use another --workdir, or the old values; "
+            "to start from parts of that run, set config.init.encoder to its folder"
+        )
+    return changed
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write a JSON file, whole or not at all."""
+    replace_text(file, json.dumps(values, indent=2) + "\n")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Write a file so that a reader, or a run that starts after this one was killed, sees the old or the new one."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only; configs hold tuples."""
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(v) for v in value)
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return value
+
+
+def _dotted(values: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,74 @@
+"""Several processes as one run, and leaving in order when a machine is taken away."""
+
+import os
+import signal
+import threading
+
+import jax
+from jax.experimental import multihost_utils
+
+from vfm.errors import UserError
+
+# Variables by which launchers and clusters that jax can ask for the rest show that there are several processes.
+SEVERAL = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+PRESENT = ("MEGASCALE_COORDINATOR_ADDRESS",)
+ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def initialize() -> None:
+    """Join the other processes of the run, if there are any. Call it before anything uses a device.
+
+    Either JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who, or a cluster does (Slurm,
+    Open MPI, TPU pods).
+    """
+    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if ADDRESS in os.environ:
+        try:
+            count, index = int(os.environ[COUNT]), int(os.environ[INDEX])
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{ADDRESS} is set: {COUNT} and {INDEX} must be numbers as well, found "
+                f"{os.environ.get(COUNT)!r} and {os.environ.get(INDEX)!r}"
+            ) from error
+        jax.distributed.initialize(os.environ[ADDRESS], count, index)
+    elif (
+        any(int(os.environ.get(name) or 1) > 1 for name in SEVERAL)
+        or any(name in os.environ for name in PRESENT)
+        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    ):
+        jax.distributed.initialize()
+
+
+class Preemption:
+    """Turns SIGTERM, and the first Ctrl-C, into a question that the loop asks after each step.
+
+    Make it after the backend is up: loading libtpu installs a handler of its own. Of several processes jax's
+    preemption service hears the signal, and all of them agree on the step.
+    """
+
+    def __init__(self):
+        self.received: str | None = None
+        self._several = jax.process_count() > 1
+        self._old = {}
+        if not self._several and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._receive)
+
+    def reached(self, step: int) -> bool:
+        """Whether to save and leave after `step`, the same answer in all processes."""
+        if self._several:
+            if multihost_utils.reached_preemption_sync_point(step):
+                self.received = "SIGTERM"
+        return self.received is not None
+
+    def close(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old = {}
+
+    def _receive(self, number, frame) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name

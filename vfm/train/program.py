@@ -1,0 +1,78 @@
+"""A run as one compiled program: what follows from a config, a mesh and the shapes of a batch, before any data."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from vfm import objectives
+from vfm.train import flops, optim, schedules, sharding
+from vfm.train.step import State, init_state, make_step
+
+
+class Program:
+    """The training step on a mesh.
+
+    Attributes:
+      objective: what is learned.
+      schedule: step -> learning rate.
+      new: makes the state before the first step, placed on the mesh.
+      like: shapes and shardings of the state.
+      flops: model FLOPs of one step on the whole mesh.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        mesh: Mesh,
+        batch: dict[str, jax.ShapeDtypeStruct],
+        total: int,
+        examples: int | None,
+        objective: Any = None,
+    ):
+        self.objective = objective or objectives.build(config)
+        self.schedule = schedules.build(config, total, examples)
+        rng = jax.random.key(config.seed)
+        params, _ = jax.eval_shape(self.objective.init, rng, batch)
+        optimizer = optim.build(config, params, self.schedule)
+
+        def new(rng) -> State:
+            return init_state(self.objective, optimizer, rng, batch, config.ema > 0)
+
+        shapes = jax.eval_shape(new, rng)
+        places = sharding.state_shardings(config.sharding_rules, shapes, mesh)
+        rows = sharding.batch_sharding(mesh)
+        self.new: Callable[[], State] = lambda: jax.jit(new, out_shardings=places)(rng)
+        self.like = jax.tree.map(
+            lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
+        )
+        self._batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in batch.items()}
+
+        def step_of(objective):
+            return make_step(
+                objective,
+                optimizer,
+                seed=config.seed,
+                accumulate=config.accumulate,
+                ema=config.ema,
+                mesh=mesh,
+            )
+
+        self._traced = jax.jit(
+            step_of(self.objective),
+            donate_argnums=0,
+            in_shardings=(places, rows),
+            out_shardings=(places, NamedSharding(mesh, PartitionSpec())),
+        ).trace(self.like, self._batch)
+        counted = self._traced.jaxpr
+        if config.remat != "none" and objective is None:
+            # What is computed a second time to save memory is no work of the model.
+            plain = ConfigDict(config.to_dict() | {"remat": "none"})
+            counted = jax.make_jaxpr(step_of(objectives.build(plain)))(self.like, self._batch)
+        self.flops = flops.count(counted)
+
+    def compile(self) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict]]:
+        """(state, batch) -> (state, metrics), with the state donated."""
+        return self._traced.lower().compile()

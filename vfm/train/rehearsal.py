@@ -1,0 +1,46 @@
+"""A run without running it: compile the true step for the shapes that the config implies, and say what it takes."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vfm.train import config as configs
+from vfm.train import sharding, summary
+from vfm.train.program import Program
+
+
+def dry_run(config: ConfigDict) -> str:
+    """Parameters with their shardings, FLOPs and memory a device, as text; reads no data and writes nothing.
+
+    Raises:
+      UserError: what a run would raise before its first batch.
+    """
+    configs.check(config, need_data=False)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(config.batch_size, config.accumulate, mesh)
+    data, size = config.data, config.batch_size
+    batch = dict(
+        video=jax.ShapeDtypeStruct((size, data.frames, data.size, data.size, 3), jnp.uint8),
+        label=jax.ShapeDtypeStruct((size,), jnp.int32),
+        id=jax.ShapeDtypeStruct((size,), jnp.int32),
+    )
+    # The learning rate does not change what is compiled; a nominal epoch stands for the data.
+    examples = max(1, config.batch_size)
+    with jax.set_mesh(mesh):
+        program = Program(config, mesh, batch, configs.total_steps(config, examples), examples)
+        compiled = program.compile()
+    params = program.like["params"]
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
+    clips = program.flops / size
+    lines = [
+        summary.parameter_table(params, shardings),
+        "",
+        summary.parameter_table(params, depth=1),
+        "",
+        f"mesh        {', '.join(f'{axis} {n}' for axis, n in mesh.shape.items())}: {mesh.devices.size} x "
+        f"{mesh.devices.flat[0].device_kind}",
+        *(f"batch       {k} {v.dtype} {'x'.join(map(str, v.shape))}" for k, v in batch.items()),
+        f"FLOPs       {program.flops:.4g} a step, {clips:.4g} a clip (matrix products, forward and backward)",
+        f"memory      {summary.memory(compiled) or 'this backend does not tell'}",
+    ]
+    return "\n".join(lines)
