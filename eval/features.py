@@ -4,7 +4,6 @@ Axes: N clips, V views, T tokens, D width. A cache folder holds raw little-endia
 `mean` and `cls` [N,V,D]) and meta.json; its name is the SHA-256 of everything that the numbers depend on.
 """
 
-import csv
 import json
 import os
 import shutil
@@ -108,23 +107,19 @@ def data_config(encoder: FrozenEncoder, spec: str, root: str):
     return config.data
 
 
-def _files_of(spec: str, root: str) -> list:
-    """Name, size and time of everything that a SPEC reads, so that a changed file is a changed SPEC."""
-    place = Path(spec)
+def _source_state(spec: str, root: str) -> list:
+    """Labels, and name, size and time of every file of a SPEC, so that a changed file is a changed SPEC."""
+    source = input_pipeline.open_source(spec, root, "config.data")
 
-    def state(path: Path) -> list:
-        stat = path.stat() if path.exists() else None
-        return [str(path), stat and stat.st_size, stat and stat.st_mtime_ns]
+    def state(path: str) -> list:
+        try:
+            stat = os.stat(path)
+        except OSError:
+            return [path]
+        return [path, stat.st_size, stat.st_mtime_ns]
 
-    if place.is_dir():
-        return [state(p) for p in sorted(place.rglob("*")) if p.is_file()]
-    if not place.is_file():
-        return [str(place)]
-    folder = Path(root) if root else place.parent
-    with open(place, newline="", errors="replace") as file:
-        rows = list(csv.reader(file))
-    column = rows[0].index("path") if rows and "path" in rows[0] else 0
-    return [place.read_text(errors="replace"), [state(folder / r[column]) for r in rows if len(r) > column]]
+    labels = {name: column.tolist() for name, column in source.labels.items()}
+    return [[state(path) for path in source.paths], labels, source.label_names]
 
 
 class _Writer:
@@ -210,8 +205,8 @@ def _fill(
         meta = {
             "arrays": arrays,
             "columns": {key: value.tolist() for key, value in columns.items()},
-            "label_names": {k: list(v) for k, v in dict(batches.label_names or {}).items()},
-            "bad_files": list(getattr(batches, "bad_files", ())),
+            "label_names": batches.label_names,
+            "bad_files": batches.bad_files,
         }
         (folders[encoder.name] / "meta.json").write_text(json.dumps(meta))
 
@@ -251,10 +246,10 @@ def extract(
     Raises:
       UserError: nothing is readable, features are not finite, or the disk is full.
     """
-    files = _files_of(spec, root)
     keys, configs = {}, {}
     for encoder in encoders:
         configs[encoder.name] = config = data_config(encoder, spec, root)
+        files = _source_state(spec, config.root)
         what = [encoder.identity(), config.to_dict(), files, list(views), dtype, with_tokens]
         keys[encoder.name] = digest(what)
     missing = [e for e in encoders if not (cache / keys[e.name] / "meta.json").exists()]
@@ -264,8 +259,10 @@ def extract(
             for draft in drafts.values():
                 draft.mkdir(parents=True, exist_ok=True)
             config = configs[group[0].name]
-            batches = input_pipeline.eval_batches(config, spec, batch_size=batch_size, views=tuple(views))
-            _fill(drafts, group, batches, dtype, with_tokens, title)
+            with input_pipeline.eval_batches(
+                config, spec, batch_size=batch_size, views=tuple(views)
+            ) as batches:
+                _fill(drafts, group, batches, dtype, with_tokens, title)
             for encoder in group:
                 shutil.rmtree(cache / keys[encoder.name], ignore_errors=True)
                 drafts[encoder.name].rename(cache / keys[encoder.name])

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from eval import heads
+from eval.heads import Head, Params
 from eval.metrics import classification
 
 CHUNK = 10  # steps of one call: small enough for progress, large enough to hide the call
@@ -44,26 +44,6 @@ class Outcome:
     accuracy: Float[np.ndarray, " S"]
     validation: Float[np.ndarray, " S"]
     chosen: list[dict]
-
-
-@dataclass(frozen=True)
-class Head:
-    """A probe's head: `init(key, classes) -> params`, `apply(params, x [B, ...]) -> logits [B, C]`. Hashable."""
-
-    kind: str
-    width: int
-    num_heads: int = 1
-    mlp_ratio: float = 4.0
-
-    def init(self, key: Array, classes: int) -> heads.Params:
-        if self.kind == "linear":
-            return heads.linear_init(key, self.width, classes)
-        return heads.attentive_init(key, self.width, classes, self.mlp_ratio)
-
-    def apply(self, params: heads.Params, x: Float[Array, "B ..."]) -> Float[Array, "B C"]:
-        if self.kind == "linear":
-            return heads.linear_apply(params, x)
-        return heads.attentive_apply(params, x, heads=self.num_heads)
 
 
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
@@ -130,14 +110,15 @@ def train_heads(
     min_steps: int,
     batch_size: int,
     progress: Callable[[float], None] | None = None,
-) -> heads.Params:
+) -> Params:
     """Parameters with leading axes [S, G]: a head for each seed and grid point, trained side by side.
 
     `subsets` holds the training examples of each seed. A seed sets initialisation and batch order and is the
     same whatever trains beside it. `progress(fraction)` is told how far it is.
     """
     batch = min(batch_size, subsets.shape[1])
-    total = max(min_steps, math.ceil(epochs * subsets.shape[1] / batch))
+    # Whole chunks only: a shorter last one would be compiled for itself.
+    total = CHUNK * math.ceil(max(min_steps, epochs * subsets.shape[1] / batch) / CHUNK)
     order = np.stack(
         [
             _batch_order(np.random.default_rng((seed, 1)), rows, total * batch).reshape(total, batch)
@@ -156,13 +137,11 @@ def train_heads(
         xs, ys = train.x[rows, 0], train.labels[rows]
         state = _train_chunk(state, xs, ys, lr, decay, jnp.float32(first), head, total)
         if progress:
-            progress(min(1.0, (first + CHUNK) / total))
+            progress((first + CHUNK) / total)
     return state[0]
 
 
-def predict(
-    head: Head, params: heads.Params, split: Split, batch_size: int = 256
-) -> Float[np.ndarray, "S P N C"]:
+def predict(head: Head, params: Params, split: Split, batch_size: int = 256) -> Float[np.ndarray, "S P N C"]:
     """Probabilities of every head, averaged over views; the last batch is padded and cut again."""
     views = split.x.shape[1]
     rows_of = max(1, batch_size // views)

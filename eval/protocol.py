@@ -124,10 +124,6 @@ def run_one(
         head, splits = Head("linear", linear["train"].x.shape[-1]), linear
     else:
         width = attentive["train"].x.shape[-1]
-        if width % config.attentive.heads:
-            raise UserError(
-                f"config.attentive.heads={config.attentive.heads} does not divide the width {width} of the tokens"
-            )
         head = Head("attentive", width, config.attentive.heads, config.attentive.mlp_ratio)
         splits = attentive
     return probe(head, splits, np.stack(subsets), seeds, settings, task.classes, progress)

@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     c.attentive = p = ConfigDict()  # one learned query, one cross-attention block -> softmax regression
     p.lr = (1e-3, 3e-3)
     p.weight_decay = (0.01, 0.3)
-    p.heads = 4
+    p.heads = 0  # 0 = one for each 64 channels
     p.mlp_ratio = 4.0
     p.epochs = 10
     p.min_steps = 150

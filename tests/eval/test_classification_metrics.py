@@ -64,7 +64,9 @@ def test_top_k_equals_golden(golden, case):
         for suffix, ties in kinds.items():
             key = f"output/{case}/top{k}{suffix}"
             if key in golden:
-                assert 100 * m.top_k_accuracy(x, y, k, ties=ties) == pytest.approx(float(golden[key]), abs=1e-4)
+                assert 100 * m.top_k_accuracy(x, y, k, ties=ties) == pytest.approx(
+                    float(golden[key]), abs=1e-4
+                )
                 checked += 1
     assert checked >= 6
 
