@@ -1,7 +1,9 @@
 """Train what a config describes.
 
-python main.py --config configs/NAME.py[:arg] --workdir DIR [--config.a.b=value ...]   train, or go on if DIR has a checkpoint
-python main.py --config configs/NAME.py[:arg] --dry_run                                shapes, FLOPs and memory; trains nothing
+python main.py --config configs/NAME.py[:arg] --workdir DIR [--config.a.b=value ...]
+    trains; goes on where it stopped if DIR has a checkpoint
+python main.py --config configs/NAME.py[:arg] --dry_run
+    prints parameters, shardings, FLOPs and memory a device; trains nothing and needs no data
 """
 
 import sys
@@ -27,16 +29,12 @@ def main() -> None:
     if flag.dry_run:
         print(dry_run(flag.config))
         return
-    train(flag.config, flag.workdir, evaluator=_evaluator(flag.config))
+    evaluator = None
+    if flag.config.eval.every:
+        from eval.inline import make_evaluator
 
-
-def _evaluator(config):
-    """Frozen probes inside training, where the config asks for them."""
-    if not config.eval.every:
-        return None
-    from eval import in_training
-
-    return in_training.evaluator(config)
+        evaluator = make_evaluator(flag.config)
+    train(flag.config, flag.workdir, evaluator=evaluator)
 
 
 if __name__ == "__main__":  # decoding processes import this file again

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 import input_pipeline
-from vfm.train import checkpoint, flops, sharding, summary
+from vfm.train import checkpoint, sharding, summary
 from vfm.train import config as configs
 from vfm.train.feed import Feed
 from vfm.train.initial import initial_state
@@ -19,10 +20,28 @@ from vfm.train.meter import Meter
 from vfm.train.processes import Preemption
 from vfm.train.program import Program
 from vfm.train.progress import Progress, clock
+from vfm.train.speed import Speed
 from vfm.train.step import State
 from vfm.train.writers import BadFiles, Writers
 
 log = logging.getLogger(__name__)
+Batches = Callable[[int, slice], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run consists of once its folder and its data are open."""
+
+    config: ConfigDict
+    workdir: Path
+    mesh: jax.sharding.Mesh
+    source: Any  # of batches on the host
+    feed: Feed  # of batches on the devices
+    newest: int | None  # step of the newest checkpoint in the folder
+    start: int  # steps that are done
+    total: int
+    examples: int | None  # of an epoch
+    every: dict[str, int]  # steps between log, save, keep, eval; 0 = never
 
 
 def train(
@@ -30,7 +49,7 @@ def train(
     workdir: str | Path,
     *,
     objective: Any = None,
-    batches: Callable[[int, slice], Iterator[dict[str, Any]]] | None = None,
+    batches: Batches | None = None,
     evaluator: Callable[[int, Any], dict[str, float]] | None = None,
 ) -> State:
     """Train until the last step, or until the machine is taken away; a later call goes on from there.
@@ -51,76 +70,82 @@ def train(
       UserError: a mistake in config, data or checkpoints.
     """
     configs.check(config, need_data=batches is None)
-    workdir = Path(workdir)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
-    device = mesh.devices.flat[0]
     log.info(
-        f"{mesh.devices.size} x {device.device_kind} ({device.platform}), {jax.process_count()} process(es), "
-        f"mesh {' x '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
+        f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es), "
+        f"mesh {', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
     )
     with contextlib.ExitStack() as leave, jax.set_mesh(mesh):
-        # The run's folder: is it a run of this model, and how far did it come?
-        done = checkpoint.steps(workdir)
-        newest = done[-1] if done else None
-        start = newest or 0
-        if newest is not None:
-            _note_changes(configs.check_same_model(configs.load_config(workdir), config, workdir))
-
-        # Data from the step on which the run goes on; a batch is a function of the step.
-        if batches is None:
-            source = input_pipeline.train_batches(
-                config.data,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                start_step=start,
-                rows=sharding.local_rows(mesh, config.batch_size),
-            )
-        else:
-            source = batches(start, sharding.local_rows(mesh, config.batch_size))
-        examples = getattr(source, "num_examples", None)
-        feed = Feed(source, sharding.batch_sharding(mesh), config.batch_size, config.data.prefetch)
-        leave.callback(feed.close)
-        total = configs.total_steps(config, examples)
-        log.info(
-            f"{total:,} steps of {config.batch_size} = {_epochs(total * config.batch_size, examples)}"
-            + (f"; {start:,} are done" if start else "")
-        )
-
-        # The program, and the state to start from (see initial_state for the order).
-        shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in feed.peek().items()}
-        program = Program(config, mesh, shapes, total, examples, objective)
+        run = _open(config, Path(workdir), mesh, batches)
+        leave.callback(run.feed.close)
+        shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in run.feed.peek().items()}
+        program = Program(config, mesh, shapes, run.total, run.examples, objective)
         log.info(summary.parameter_table(program.like["params"], depth=2))
-        state = initial_state(config, workdir, newest, program.new, program.like)
-        if start >= total:
-            log.info(f"nothing to do: '{workdir}' has come to step {start:,} of {total:,}")
+        state = initial_state(config, workdir, run.newest, program.new, program.like)
+        if run.start >= run.total:
+            log.info(f"nothing to do: '{workdir}' has come to step {run.start:,} of {run.total:,}")
             return state
+        return _fit(run, program, state, evaluator)
+
+
+def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: Batches | None) -> Run:
+    """Find out how far the run in `workdir` came, and start reading the data from there."""
+    done = checkpoint.steps(workdir)
+    newest = done[-1] if done else None
+    start = newest or 0
+    if newest is not None:
+        changed = configs.check_same_model(configs.load_config(workdir), config, workdir)
+        for key, (was, now) in changed.items():
+            log.info(f"note: config.{key} was {was!r} when the run was saved, is {now!r} from here on")
+    # A batch is a function of the step, so this is all there is to resuming the data.
+    rows = sharding.local_rows(mesh, config.batch_size)
+    if batches is None:
+        source = input_pipeline.train_batches(
+            config.data, batch_size=config.batch_size, seed=config.seed, start_step=start, rows=rows
+        )
+    else:
+        source = batches(start, rows)
+    feed = Feed(source, sharding.batch_sharding(mesh), config.batch_size, config.data.prefetch)
+    try:
+        examples = getattr(source, "num_examples", None)
+        total = configs.total_steps(config, examples)
+        seen, of = total * config.batch_size, f" of {examples:,}" if examples else ""
+        epochs = f" = {seen / examples:,.1f} epochs{of}" if examples else ""
+        log.info(f"{total:,} steps of {config.batch_size} = {seen:,} examples{epochs}, {start:,} steps done")
         every = _intervals(config, total, examples)
-        checkpoints = checkpoint.Checkpoints(workdir, keep=config.checkpoint.keep, keep_every=every["keep"])
-        leave.callback(checkpoints.close)
+    except BaseException:
+        feed.close()
+        raise
+    return Run(config, workdir, mesh, source, feed, newest, start, total, examples, every)
+
+
+def _fit(run: Run, program: Program, state: State, evaluator: Any) -> State:
+    """The loop itself: step, log, save, evaluate, from `run.start` to the end or to a SIGTERM."""
+    config, workdir, feed, every, total = run.config, run.workdir, run.feed, run.every, run.total
+    with contextlib.ExitStack() as leave:
+
+        def opened(thing):
+            leave.callback(thing.close)
+            return thing
+
+        keep = dict(keep=config.checkpoint.keep, keep_every=every["keep"])
+        checkpoints = opened(checkpoint.Checkpoints(workdir, **keep))
+        speed = Speed(program.flops, config.batch_size, run.mesh)
+        environment = summary.environment(run.mesh) | speed.known()
         if jax.process_index() == 0:
             configs.save_config(config, workdir)
+            configs.write_json(workdir / "environment.json", environment)
         began = time.perf_counter()
         train_step = program.compile()
-        log.info(f"compiled in {time.perf_counter() - began:.1f} s, {program.flops / 1e9:,.1f} GFLOP a step")
-
-        writers = Writers(workdir, start, config)
-        leave.callback(writers.close)
-        environment = summary.environment(mesh)
-        peak, peak_source = flops.peak(device)
-        environment |= dict(peak_flops_per_device=peak, peak_source=peak_source)
-        log.info(
-            f"peak {peak / 1e12:.2f} TFLOP/s a device ({peak_source})" if peak else f"no MFU: {peak_source}"
-        )
-        bad_files = BadFiles(workdir)
-        meter = Meter(config.max_bad_steps)
-        progress = Progress(start, total)
-        leave.callback(progress.close)
-        preemption = Preemption()
-        leave.callback(preemption.close)
+        log.info(f"compiled in {time.perf_counter() - began:.1f} s")
+        log.info(str(speed))
+        writers = opened(Writers(workdir, run.start, config))
+        bad_files, meter = BadFiles(workdir), Meter(config.max_bad_steps)
+        progress, preemption = opened(Progress(run.start, total)), opened(Preemption())
 
         began, waited = time.perf_counter() - writers.seconds_before, feed.waited
-        for step in range(start + 1, total + 1):
+        for step in range(run.start + 1, total + 1):
             batch, ids = next(feed)
             state, metrics = train_step(state, batch)
             meter.add(step, ids, metrics)
@@ -130,15 +155,10 @@ def train(
             if last or step % every["log"] == 0:
                 scalars = meter.scalars(feed.waited - waited)
                 waited = feed.waited
-                scalars["lr"] = float(program.schedule(step - 1))
-                scalars["clips_per_s"] = config.batch_size / scalars["step_time"]
-                if peak:
-                    scalars["mfu"] = program.flops / scalars["step_time"] / (peak * mesh.devices.size)
-                if (memory := summary.peak_memory()) is not None:
-                    scalars["peak_memory_gib"] = memory
+                scalars |= {"lr": float(program.schedule(step - 1))} | speed.of(scalars["step_time"])
                 writers.write_scalars(step, {"time": time.perf_counter() - began} | scalars)
                 progress.report(step, scalars)
-                bad_files.update(getattr(source, "bad_files", ()))
+                bad_files.update(getattr(run.source, "bad_files", ()))
                 checkpoints.check()
 
             if last or step % every["save"] == 0:
@@ -157,12 +177,12 @@ def train(
         seconds = time.perf_counter() - began
         if jax.process_index() == 0:
             configs.write_json(workdir / "environment.json", environment | {"seconds": round(seconds, 1)})
-        if step < total:
-            log.info(
-                f"{preemption.received}: saved step {step:,} of {total:,}; run the same command again to go on"
-            )
-        else:
-            log.info(f"done: {total:,} steps in {clock(seconds)}, saved in '{workdir}'")
+    if step < total:
+        log.info(
+            f"{preemption.received}: saved step {step:,} of {total:,}; the same command goes on from there"
+        )
+    else:
+        log.info(f"done: {total:,} steps in {clock(seconds)}, kept in '{workdir}'")
     return state
 
 
@@ -177,14 +197,3 @@ def _intervals(config: ConfigDict, total: int, examples: int | None) -> dict[str
     units = dict(total_steps=total, batch_size=config.batch_size, examples=examples)
     steps = {name: max(1, configs.duration(t, **units)) if t else 0 for name, t in texts.items()}
     return steps | {"log": steps["log"] or total, "save": steps["save"] or total}
-
-
-def _note_changes(changed: dict[str, tuple[Any, Any]]) -> None:
-    """Say what differs from the config that the run was saved with; none of it makes another model."""
-    for key, (was, now) in changed.items():
-        log.info(f"note: config.{key} was {was!r} when the run was saved, is {now!r} from here on")
-
-
-def _epochs(seen: int, examples: int | None) -> str:
-    text = f"{seen:,} examples"
-    return f"{text} = {seen / examples:,.1f} epochs of {examples:,}" if examples else text

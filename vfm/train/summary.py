@@ -73,12 +73,6 @@ def memory(compiled: Any) -> str | None:
     )
 
 
-def peak_memory() -> float | None:
-    """GiB that the first local device has used at most so far; None where the backend does not tell."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats["peak_bytes_in_use"] / 2**30 if "peak_bytes_in_use" in stats else None
-
-
 def _axis(axis: Any) -> str:
     return "-" if axis is None else "+".join(axis) if isinstance(axis, tuple) else axis
 
