@@ -76,7 +76,7 @@ def blank_batch(config: ConfigDict) -> dict[str, Float[Array, "..."]]:
 
 def initial_params(config: ConfigDict) -> dict:
     """Parameters of all the run's parts before its first step."""
-    return objectives.build(config).init(jax.random.key(config.seed), blank_batch(config))[0]
+    return jax.jit(objectives.build(config).init)(jax.random.key(config.seed), blank_batch(config))[0]
 
 
 def load_encoder(spec: str, weights: str = "params", step: int = 0) -> FrozenEncoder:

@@ -7,17 +7,16 @@ Axes: N clips, V views, T tokens, D width. A cache folder holds raw little-endia
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 import input_pipeline
 from eval.encoder import FrozenEncoder, digest
+from eval.progress import Bar
 from vfm.errors import UserError
 
 ROWS_OF_CALL = 64  # clips x views that go through the encoder at once, at most
@@ -99,11 +98,11 @@ def specs_of(data, encoders: list[FrozenEncoder], only_train: bool = False) -> d
 
 
 def data_config(encoder: FrozenEncoder, spec: str, root: str):
-    """The run's data config with another source; `root` "" = the CSV's own folder, or the run's if it is its CSV."""
+    """The run's data config with another source. `root` "" = the run's, if it is beside what the run was trained on."""
     with encoder.config.copy_and_resolve_references().unlocked() as config:
-        same = spec == config.data.train
+        beside = Path(spec).parent == Path(config.data.train or "").parent
         config.data.train = spec
-        config.data.root = root or (config.data.root if same else "")
+        config.data.root = root or (config.data.root if beside else "")
     return config.data
 
 
@@ -173,12 +172,13 @@ def _fill(
     dtype: str,
     with_tokens: bool,
     title: str,
+    quiet: bool,
 ) -> None:
     """One pass over the data through all encoders."""
     writers: dict[str, dict[str, _Writer]] = {e.name: {} for e in encoders}
     kept: dict[str, list[np.ndarray]] = {}
-    bar = tqdm(total=batches.num_examples, desc=title, unit=" clips", disable=not sys.stderr.isatty())
-    for batch in batches:
+    bar = Bar(batches.num_examples, title, "clips", quiet)
+    for number, batch in enumerate(batches, 1):
         valid = np.asarray(batch["mask"]) > 0
         for key, value in batch.items():
             if key not in ("video", "mask") and np.asarray(value).ndim == 1:
@@ -195,11 +195,11 @@ def _fill(
                     if name not in mine:
                         mine[name] = _Writer(folders[encoder.name], name, kind)
                     mine[name].add(x)
-        bar.update(int(valid.sum()))
-    bar.close()
+        bar.to(min(number * len(valid), batches.num_examples))
     columns = {key: np.concatenate(parts) for key, parts in kept.items()}
     if not columns or len(columns["id"]) == 0:
         raise UserError(f"{title}: no readable clip; check the SPEC and the paths in it")
+    bar.close(f"{title}: {len(columns['id']):,} clips through {', '.join(e.name for e in encoders)}")
     for encoder in encoders:
         arrays = {name: writer.close() for name, writer in writers[encoder.name].items()}
         meta = {
@@ -240,6 +240,7 @@ def extract(
     dtype: str = "float16",
     with_tokens: bool = True,
     title: str = "features",
+    quiet: bool = False,
 ) -> dict[str, FeatureSet]:
     """Features of all encoders on one source; only what the cache lacks is computed, in one pass for runs alike.
 
@@ -254,7 +255,7 @@ def extract(
         keys[encoder.name] = digest(what)
     missing = [e for e in encoders if not (cache / keys[e.name] / "meta.json").exists()]
     for group in _alike(missing, configs):
-        drafts = {e.name: cache / f"{keys[e.name]}.{os.getpid()}.part" for e in group}
+        drafts = {e.name: cache / f"{keys[e.name]}.{e.name}.{os.getpid()}.part" for e in group}
         try:
             for draft in drafts.values():
                 draft.mkdir(parents=True, exist_ok=True)
@@ -262,7 +263,7 @@ def extract(
             with input_pipeline.eval_batches(
                 config, spec, batch_size=batch_size, views=tuple(views)
             ) as batches:
-                _fill(drafts, group, batches, dtype, with_tokens, title)
+                _fill(drafts, group, batches, dtype, with_tokens, title, quiet)
             for encoder in group:
                 shutil.rmtree(cache / keys[encoder.name], ignore_errors=True)
                 drafts[encoder.name].rename(cache / keys[encoder.name])
@@ -276,7 +277,9 @@ def extract(
     return {e.name: load(cache / keys[e.name]) for e in encoders}
 
 
-def collect(encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str, str]) -> dict[str, dict]:
+def collect(
+    encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str, str], quiet: bool = False
+) -> dict[str, dict[str, FeatureSet]]:
     """Features by encoder and split; validation and test in the views of the config, training in one."""
     out: dict[str, dict] = {e.name: {} for e in encoders}
     for split, spec in specs.items():
@@ -290,6 +293,7 @@ def collect(encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str,
             dtype=config.feature_dtype,
             with_tokens="attentive" in config.probes and config.protocol == "split",
             title=f"features of {split}",
+            quiet=quiet,
         )
         for name, one in found.items():
             out[name][split] = one

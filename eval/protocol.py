@@ -3,18 +3,17 @@
 Axes: N clips, V views, D width, S seeds, C classes.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from eval import knn, labels, results
 from eval.features import FeatureSet
 from eval.probes import Head, Outcome, Split, probe
+from eval.progress import Bar
 from vfm.errors import UserError
 
 PROBES = ("linear", "attentive", "knn")
@@ -155,18 +154,13 @@ def run(
     rows, confusions, notes = [], {}, []
     tasks = {e: {t: make_task(t, sets) for t in config.tasks} for e, sets in features.items()}
     todo = [(e, *p) for e in features for p in plan(config)]
-    show = not quiet and sys.stderr.isatty()
-    bar = tqdm(
-        total=len(todo), disable=not show, bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    )
+    bar = Bar(len(todo), "probes", "probes", quiet)
     for number, (encoder, task_name, name, budget) in enumerate(todo):
         task = tasks[encoder][task_name]
         title = f"{encoder} {task_name} {name} {budget}"
-        bar.set_description(title)
 
-        def progress(fraction: float, number=number) -> None:
-            bar.n = number + fraction
-            bar.refresh()
+        def progress(fraction: float, number=number, title=title) -> None:
+            bar.to(number + fraction, title)
 
         short = labels.short_classes(task.y["train"], budget)
         if short:
@@ -185,8 +179,6 @@ def run(
         rows.append(row)
         confusions[results.key(row)] = confusion
         progress(1.0)
-        if not show and not quiet:
-            print(f"{title}: {results.percent(row)} %", flush=True)
-    bar.close()
+    bar.close(f"{len(todo)} probes, {config.seeds} seeds each")
     class_names = {t: task.class_names for t, task in next(iter(tasks.values())).items()}
     return rows, confusions, class_names, list(dict.fromkeys(notes))

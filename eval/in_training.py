@@ -1,4 +1,4 @@
-"""Frozen probes inside training: `make_evaluator(config)` gives what the trainer calls every `config.eval.every`."""
+"""Frozen probes inside training: `evaluator(config)` gives what the trainer calls every `config.eval.every`."""
 
 import shutil
 import tempfile
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
@@ -19,12 +21,19 @@ from vfm.train import checkpoint
 def _load(path: str) -> ConfigDict:
     if not Path(path.split(":", 1)[0]).is_file():
         raise UserError(
-            f"config.eval.config='{path}' does not exist; give a file such as configs/eval/inline.py"
+            f"config.eval.config='{path}' does not exist; give a file such as configs/eval/in_training.py"
         )
     return config_flags.ConfigFileFlagParser("config").parse(path)
 
 
-def make_evaluator(config: ConfigDict) -> Callable[[int, Any], dict[str, float]] | None:
+def _gather(params: Any) -> Any:
+    """Whole arrays on this host, however they are split."""
+    if jax.process_count() > 1:
+        return multihost_utils.process_allgather(params, tiled=True)
+    return jax.device_get(params)
+
+
+def evaluator(config: ConfigDict) -> Callable[[int, Any], dict[str, float]] | None:
     """`(step, params) -> {"eval/TASK/PROBE/LABELS": test accuracy}` of a run config; None where it asks for none.
 
     The probes are those of `config.eval.config`, at the seeds and grids given there. Nothing stays on disk.
@@ -35,7 +44,9 @@ def make_evaluator(config: ConfigDict) -> Callable[[int, Any], dict[str, float]]
     if not config.eval.every:
         return None
     if not config.eval.config:
-        raise UserError("config.eval.every is set but config.eval.config is not; give configs/eval/inline.py")
+        raise UserError(
+            "config.eval.every is set but config.eval.config is not; give configs/eval/in_training.py"
+        )
     probes = _load(config.eval.config)
     protocol.check(probes)
     if probes.protocol != "split":
@@ -44,13 +55,13 @@ def make_evaluator(config: ConfigDict) -> Callable[[int, Any], dict[str, float]]
         )
 
     def evaluate(step: int, params: Any) -> dict[str, float]:
-        encoder_params = jax.tree.map(jax.numpy.asarray, jax.device_get(params["encoder"]))
+        encoder_params = jax.tree.map(jnp.asarray, _gather(params["encoder"]))
         digest = checkpoint.sha256(encoder_params)
-        encoder = FrozenEncoder("inline", config, encoder_params, int(step), digest)
+        encoder = FrozenEncoder("in_training", config, encoder_params, int(step), digest)
         cache = Path(tempfile.mkdtemp(prefix="features-"))
         try:
             specs = features.specs_of(probes.data, [encoder])
-            sets = features.collect([encoder], probes, cache, specs)
+            sets = features.collect([encoder], probes, cache, specs, quiet=True)
             rows, *_ = protocol.run(sets, probes, {}, quiet=True)
         finally:
             shutil.rmtree(cache, ignore_errors=True)
