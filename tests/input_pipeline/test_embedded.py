@@ -1,0 +1,70 @@
+"""The embedded data set: reproducible, split by handwriting, and no single frame tells the motion."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from input_pipeline import embedded
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return embedded.make(
+        tmp_path_factory.mktemp("embedded") / "digits", {"train": 24, "validation": 4, "test": 4}, workers=1
+    )
+
+
+def test_files_and_rows(folder):
+    classes = json.loads((folder / "classes.json").read_text())
+    assert len(classes["digit"]) == 10 and len(classes["motion"]) == 12
+    with open(folder / "train.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(r["motion"]) for r in rows] == [i % 12 for i in range(24)]
+    for row in rows:
+        assert (folder / row["path"]).stat().st_size > 500
+        words = row["caption"].split(" while ")[0]
+        assert words.endswith(classes["motion"][int(row["motion"])])
+        assert classes["digit"][int(row["digit"])] in words
+
+
+def test_the_same_call_leaves_a_complete_set_alone(folder):
+    before = (folder / "train" / "00000.mp4").stat().st_mtime_ns
+    embedded.make(folder, {"train": 24, "validation": 4, "test": 4})
+    assert (folder / "train" / "00000.mp4").stat().st_mtime_ns == before
+    assert not folder.with_name("digits.part").exists()
+
+
+def test_files_hold_what_was_drawn(folder):
+    from input_pipeline.decode import read_frames
+
+    frames, row = embedded.draw("train", 3)
+    decoded = read_frames(folder / "train" / "00003.mp4", range(embedded.FRAMES))
+    assert row["caption"].split()[2:4] == ["moves", "down"]
+    assert np.abs(decoded.astype(int) - frames).mean() < 4  # chroma is stored at half the resolution
+
+
+def test_clips_are_a_function_of_seed_split_and_index():
+    one, _ = embedded.draw("test", 7)
+    assert (embedded.draw("test", 7)[0] == one).all()
+    assert not (embedded.draw("test", 7, seed=1)[0] == one).all()
+    assert not (embedded.draw("validation", 7)[0] == one).all()
+
+
+def test_no_scan_is_in_two_splits():
+    scans = embedded._scans()
+    seen = [{image.tobytes() for image in images} for images, _ in scans.values()]
+    assert not (seen[0] & seen[1] or seen[0] & seen[2] or seen[1] & seen[2])
+    assert all(set(digits) == set(range(10)) for _, digits in scans.values())
+
+
+def test_the_first_frame_does_not_tell_the_motion():
+    """A classifier of first frames stays at chance, one of frame differences does not have to."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    clips = [embedded.draw("train", i) for i in range(480)]
+    first = np.stack([c[0][0, ::8, ::8].mean(-1).reshape(-1) for c in clips])
+    motion = np.array([c[1]["motion"] for c in clips])
+    score = KNeighborsClassifier(10).fit(first[:360], motion[:360]).score(first[360:], motion[360:])
+    assert score < 0.2  # of 12 classes; chance is 0.083
