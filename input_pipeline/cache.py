@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from input_pipeline import transforms
-from input_pipeline.decode import BadVideo, Video, WindowOf
+from input_pipeline.decode import BadVideo, FewerFrames, Video, WindowOf
 from input_pipeline.sources import Source
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
@@ -41,8 +42,9 @@ log = logging.getLogger(__name__)
 class CachedVideo:
     """A decoded video; reads like `decode.Video`, except that numpy resizes instead of the decoder."""
 
-    def __init__(self, frames: UInt8[np.ndarray, "T H W 3"]):
+    def __init__(self, frames: UInt8[np.ndarray, "T H W 3"], damage: str):
         self._frames = frames
+        self.damage = damage
         self.num_frames = len(frames)
 
     def __enter__(self) -> "CachedVideo":
@@ -62,7 +64,7 @@ class Cache:
 
     Attributes:
       bad: path -> reason, of the files that do not decode.
-      stack: all videos as one array [videos, T, H, W, 3], where they have one shape and none is bad; else None.
+      stack: all videos as one array [videos, T, H, W, 3], where they have one shape and none is damaged; else None.
       place: sample -> its video's place in `stack` (samples may share a video).
     """
 
@@ -78,8 +80,9 @@ class Cache:
         self._shapes, self._frames = shapes, frames
         self._starts = np.concatenate([[0], np.cumsum(shapes.prod(1))])
         self.place = np.fromiter((distinct[path] for path in source.paths), np.int64, len(source))
-        self.bad = {path: reasons[i] for path, i in distinct.items() if reasons[i]}
-        one_shape = len(shapes) > 0 and not self.bad and (shapes == shapes[0]).all()
+        self._damage = dict(zip(distinct, reasons, strict=True))
+        self.bad = {path: reasons[i] for path, i in distinct.items() if not shapes[i].all()}
+        one_shape = len(shapes) > 0 and not any(reasons) and (shapes == shapes[0]).all()
         self.stack = frames.reshape(-1, *shapes[0]) if one_shape and isinstance(frames, np.ndarray) else None
 
     def open(self, index: int) -> CachedVideo:
@@ -93,9 +96,9 @@ class Cache:
             raise BadVideo(path, self.bad[path])
         place = self.place[index]
         if isinstance(self._frames, list):
-            return CachedVideo(self._frames[place])
+            return CachedVideo(self._frames[place], self._damage[path])
         start, stop = self._starts[place], self._starts[place + 1]
-        return CachedVideo(self._frames[start:stop].reshape(self._shapes[place]))
+        return CachedVideo(self._frames[start:stop].reshape(self._shapes[place]), self._damage[path])
 
 
 def open_cache(source: Source, cache_size: int, root: str = "", threads: int = 0) -> Cache:
@@ -114,8 +117,11 @@ def open_cache(source: Source, cache_size: int, root: str = "", threads: int = 0
     family = _digest([source.name, os.path.abspath(source.name), os.path.abspath(root), str(cache_size)])[:8]
     name = f"{Path(source.name).stem}-{family}-{_content_key(paths, cache_size)}"
     for folder in _folders(source):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return _load(source, folder / name)
+        if (folder / name).is_dir():
+            try:
+                return _load(source, folder / name)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                shutil.rmtree(folder / name, ignore_errors=True)  # damaged since: made again
     with _Sink(source, name) as sink:
         shapes, reasons = [], []
         for frames, reason in _decode_all(source, paths, cache_size, threads or os.cpu_count() or 1):
@@ -160,7 +166,7 @@ def _load(source: Source, folder: Path) -> Cache:
 def _decode_all(
     source: Source, paths: Sequence[str], cache_size: int, threads: int
 ) -> Iterator[tuple[UInt8[np.ndarray, "T H W 3"], str]]:
-    """(frames, "") or (no frames, reason) of each file, in order, decoded in parallel."""
+    """(frames, what is damaged) or (no frames, why) of each file, in order, decoded in parallel."""
 
     def window_of(height: int, width: int) -> Window:
         side = min(height, width, cache_size or min(height, width))
@@ -169,7 +175,11 @@ def _decode_all(
     def decode(path: str) -> tuple[np.ndarray, str]:
         try:
             with Video(path) as video:
-                return video.read(range(video.num_frames), window_of), ""
+                try:
+                    frames = video.read(range(video.num_frames), window_of)
+                except FewerFrames:
+                    frames = video.read(range(video.num_frames), window_of)
+                return frames, video.damage
         except BadVideo as error:
             return np.empty((0, 0, 0, 3), np.uint8), error.reason
 

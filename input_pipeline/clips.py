@@ -15,13 +15,16 @@ import numpy as np
 from jaxtyping import UInt8
 
 from input_pipeline import sampling, transforms
-from input_pipeline.decode import WindowOf
+from input_pipeline.decode import FewerFrames, WindowOf
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
 
 
 class VideoReader(Protocol):
     """A video whose frames can be read by index."""
+
+    @property
+    def damage(self) -> str: ...
 
     @property
     def num_frames(self) -> int: ...
@@ -111,8 +114,18 @@ def training_clips(
 ) -> list[UInt8[np.ndarray, "T S S 3"]]:
     """One random clip for each generator; what it shows depends on that generator (and the video) alone.
 
-    Where a recipe takes several clips of each video, they are cut out of frames that are decoded once.
+    Where a recipe takes several clips of each video, they are cut out of frames that are decoded once. Of a file that
+    decodes in part only, clips are taken from that part.
     """
+    try:
+        return _training_clips(video, recipe, rngs)
+    except FewerFrames:  # the video now knows how many there are
+        return training_clips(video, recipe, rngs)
+
+
+def _training_clips(
+    video: VideoReader, recipe: Recipe, rngs: Sequence[np.random.Generator]
+) -> list[UInt8[np.ndarray, "T S S 3"]]:
     chosen = [
         sampling.training_indices(recipe.sampling, video.num_frames, recipe.frames, recipe.stride, rng)
         for rng in rngs
@@ -156,7 +169,10 @@ def evaluation_views(
         windows[:] = recipe.evaluation_windows(height, width, crops)
         return windows[0] if crops == 1 else transforms.whole_window(windows[0].height, windows[0].width)
 
-    frames = video.read(places, window_of)
+    try:
+        frames = video.read(places, window_of)
+    except FewerFrames:  # the video now knows how many there are
+        return evaluation_views(video, recipe, clips, crops)
     cut = [frames if crops == 1 else window.cut(frames) for window in windows]
     inverse = inverse.reshape(chosen.shape)
     return np.stack([part[inverse[i]] for i in range(clips) for part in cut])

@@ -23,9 +23,10 @@ from jaxtyping import UInt8
 from input_pipeline.transforms import Window, whole_window
 
 MAX_PIXELS = 2**26  # of one frame (8192 x 8192): a damaged header must not allocate gigabytes
-MIN_DECODED = 0.9  # share of the promised frames that has to decode; the missing end repeats the last frame
+COMPLETE = 0.9  # share of the frames in the header below which a file counts as cut off
 SEEK_GAP = 4  # frames that are decoded and dropped rather than sought over
 ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of cover art
+_NOTHING = "no frame decodes, although there is no error"
 _FAILURES = (av.error.FFmpegError, OSError, EOFError, ValueError)  # what PyAV raises on bad files
 
 WindowOf = Callable[[int, int], Window]  # from an upright frame's height and width
@@ -42,11 +43,18 @@ class BadVideo(ValueError):
         return f"{self.path}: {self.reason}"
 
 
+class FewerFrames(BadVideo):
+    """The file holds fewer frames than its packets promised; the video's `num_frames` tells how many from now on."""
+
+
 class Video:
     """An open video file; a context manager.
 
     Args:
       path: the file.
+
+    Attributes:
+      damage: what was found wrong so far with a file that can be used in part; "" = nothing.
 
     Raises:
       BadVideo: from every method, when the file cannot be read; `reason` says what is wrong with it.
@@ -54,6 +62,7 @@ class Video:
 
     def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
+        self.damage = ""
         self._container: av.container.InputContainer | None = None
         self._times: list[int] | None = (
             None  # presentation time of each frame, sorted; None = not trustworthy
@@ -89,13 +98,15 @@ class Video:
     def read(self, indices: Sequence[int], window_of: WindowOf | None = None) -> UInt8[np.ndarray, "T H W 3"]:
         """Decodes the frames at `indices`, in the order given; repeats are allowed.
 
-        Indices beyond the end give the last frame that decodes, as long as no more than a tenth of the frames is
-        missing there.
+        Indices beyond the end give the last frame.
 
         Args:
           indices: frame numbers, 0 ... num_frames - 1.
           window_of: gives the window that is wanted of a frame of that height and width; the decoder resizes
             (bilinear, with antialias). None keeps whole frames of the stored size.
+
+        Raises:
+          FewerFrames: decoding ended before the last frame of `indices`; choose anew out of `num_frames`.
         """
         count = self.num_frames
         places = [min(max(int(i), 0), count - 1) for i in indices]
@@ -136,10 +147,12 @@ class Video:
         context.thread_count = 1
 
     def _list_packets(self) -> None:
-        times, keys, usable = [], [], True
+        times, keys, discarded, usable = [], [], 0, True
         try:
             for packet in self._container.demux(self._stream):
-                if not packet.size or packet.is_discard:  # discarded: before the start of an edit list
+                if packet.is_discard:  # before the start of an edit list
+                    discarded += 1
+                if not packet.size or packet.is_discard:
                     continue
                 usable = usable and packet.pts is not None
                 times.append(packet.pts)
@@ -152,6 +165,8 @@ class Video:
             self._times = sorted(times)
             self._keys = sorted(order[time] for time in keys)
             self._num_frames = len(times)
+            if len(times) + discarded < COMPLETE * self._stream.frames:
+                self.damage = f"the file ends after {len(times)} of {self._stream.frames} frames"
             self._rewind(self._times[0])
         else:
             self._num_frames = self._count_by_decoding()
@@ -165,8 +180,9 @@ class Video:
         except _FAILURES as error:
             if not count:
                 raise BadVideo(self.path, f"does not decode ({_words(error)})") from error
+            self.damage = f"decoding fails after {count} frames ({_words(error)})"
         if not count:
-            raise BadVideo(self.path, "no frame decodes, although there is no error")
+            raise BadVideo(self.path, _NOTHING)
         self._open()
         return count
 
@@ -185,7 +201,8 @@ class Video:
         found: dict[int, np.ndarray] = {}
         frames, position = None, 0
         for target in wanted:
-            key = self._keys[max(bisect.bisect_right(self._keys, target) - 1, 0)] if self._keys else 0
+            after = bisect.bisect_right(self._keys, target)
+            key = self._keys[after - 1] if after else 0
             if frames is None or key > position + SEEK_GAP:
                 self._rewind(self._times[key])
                 frames = self._container.decode(self._stream)
@@ -207,31 +224,22 @@ class Video:
         self._open()
         convert = _Converter(self.path, window_of)
         found: dict[int, np.ndarray] = {}
-        remaining, last, count, failure = set(wanted), None, 0, None
-        try:
-            for index, frame in enumerate(self._container.decode(self._stream)):
-                last, count = frame, index + 1
-                if index in remaining:
-                    found[index] = convert(frame)
-                    remaining.discard(index)
-                    if not remaining:
-                        return found
-        except _FAILURES as error:
-            failure = error
-        return self._fill_end(found, wanted, last, count, convert, failure)
-
-    def _fill_end(self, found, wanted, last, count, convert, error) -> dict[int, np.ndarray]:
-        """Puts the last frame, number `count - 1`, in the place of those that are missing after it."""
-        why = f" ({_words(error)})" if error else ""
-        if last is None or not count:
-            raise BadVideo(
-                self.path,
-                f"does not decode{why}" if error else "no frame decodes, although there is no error",
-            )
-        if count < MIN_DECODED * self.num_frames:
-            raise BadVideo(self.path, f"only {count} of {self.num_frames} frames decode{why}")
-        pixels = convert(last)
-        return {i: found.get(i, pixels) for i in wanted}
+        frames, why = self._container.decode(self._stream), ""
+        for index in range(wanted[-1] + 1):
+            try:
+                frame = next(frames, None)
+            except _FAILURES as error:
+                frame, why = None, f" ({_words(error)})"
+            if frame is None and index == 0:
+                raise BadVideo(self.path, f"does not decode{why}" if why else _NOTHING)
+            if frame is None:
+                found_now = f"only {index} of {self.num_frames} frames decode{why}"
+                self.damage = f"{self.damage}; {found_now}" if self.damage else found_now
+                self._num_frames = index
+                raise FewerFrames(self.path, self.damage)
+            if index in wanted:
+                found[index] = convert(frame)
+        return found
 
 
 class _Converter:
@@ -284,6 +292,9 @@ def _words(error: BaseException) -> str:
 def read_frames(
     path: str | os.PathLike, indices: Sequence[int], window_of: WindowOf | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:
-    """Decodes the frames of a file at `indices`; see `Video.read`."""
+    """Decodes the frames of a file at `indices`, see `Video.read`; beyond what decodes, the last frame that does."""
     with Video(path) as video:
-        return video.read(indices, window_of)
+        try:
+            return video.read(indices, window_of)
+        except FewerFrames:
+            return video.read(indices, window_of)

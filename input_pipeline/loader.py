@@ -44,19 +44,28 @@ _SMALL = 2**16  # bytes of an array that is sooner copied than shared
 
 
 class BadFiles:
-    """Files that do not decode, each with its reason; too many are an error."""
+    """Files that do not decode, each with its reason; too many are an error.
+
+    Attributes:
+      reasons: path -> reason, of files that give nothing.
+      damaged: path -> reason, of files that are used in part.
+    """
 
     def __init__(self, source: Source, most: float):
         self.reasons: dict[str, str] = {}
+        self.damaged: dict[str, str] = {}
         self._source, self._most = source, most
         self._count = len(set(source.paths))
 
-    def add(self, path: str, reason: str) -> None:
-        """Notes a file.
+    def add(self, path: str, reason: str, in_part: bool = False) -> None:
+        """Notes a file; `in_part`: it is used as far as it goes.
 
         Raises:
-          UserError: these are more than the share that data.max_bad_fraction allows.
+          UserError: those that give nothing are more than the share that data.max_bad_fraction allows.
         """
+        if in_part:
+            self.damaged.setdefault(path, reason)
+            return
         self.reasons.setdefault(path, reason)
         if len(self.reasons) > self._most * self._count:
             some = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:3])
@@ -126,7 +135,7 @@ class _TrainingChunks:
         step, chunk = divmod(index, self.per_batch)
         position = (self._start + step) * self._batch_size + self._first_row + chunk * self.size
         positions = range(position, position + self.size)
-        noticed: dict[str, str] = {}
+        noticed: dict[str, tuple[str, bool]] = {}
         if self.whole:
             indices = np.array([self._sample(p // self._recipe.clips_per_video) for p in positions])
             video = self._videos.cache.stack[self._videos.cache.place[indices]]
@@ -137,7 +146,7 @@ class _TrainingChunks:
             found = [self._clips_of(slot, members, noticed) for slot, members in slots.items()]
             indices = np.repeat([sample for sample, _ in found], [len(made) for _, made in found])
             video = np.stack([clip for _, made in found for clip in made])
-        return {"video": video} | self._videos.labels(indices) | {"bad": tuple(noticed.items())}
+        return {"video": video} | self._videos.labels(indices) | {"bad": _listed(noticed)}
 
     def _as_stored(self, cache: Cache) -> bool:
         """Whether every clip is a whole cached video, so that a batch is one copy."""
@@ -160,9 +169,9 @@ class _TrainingChunks:
             yield int(rng.integers(len(self._videos.source)))
 
     def _clips_of(
-        self, slot: int, positions: Sequence[int], noticed: dict[str, str]
+        self, slot: int, positions: Sequence[int], noticed: dict[str, tuple[str, bool]]
     ) -> tuple[int, list[UInt8[np.ndarray, "T S S 3"]]]:
-        """(sample, clips) of some positions of one slot; files that do not decode are put into `noticed`."""
+        """(sample, clips) of some positions of one slot; puts files that do not decode into `noticed`."""
         bad = self._videos.bad
         for index in self._candidates(slot):
             path = self._videos.source.paths[index]
@@ -171,9 +180,12 @@ class _TrainingChunks:
             rngs = [np.random.default_rng((self._seed, _CLIP, p, index)) for p in positions]
             try:
                 with self._videos.open(index) as video:
-                    return index, clips.training_clips(video, self._recipe, rngs)
+                    made = clips.training_clips(video, self._recipe, rngs)
+                    if video.damage:
+                        noticed[path] = video.damage, True
+                    return index, made
             except BadVideo as error:
-                noticed[path] = error.reason
+                noticed[path] = error.reason, False
                 bad.add(path, error.reason)
         name, some = self._videos.source.name, next(iter(bad.reasons.items()), ("", ""))
         raise UserError(
@@ -193,20 +205,27 @@ class _EvaluationChunks:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, bad = self._videos.source.paths[index], self._videos.bad
-        mask, noticed = np.ones(1, np.float32), ()
+        mask, noticed = np.ones(1, np.float32), {}
         try:
             if path in bad.reasons:
                 raise BadVideo(path, bad.reasons[path])
             with self._videos.open(index) as video:
                 views = clips.evaluation_views(video, self._recipe, *self._views)
+                if video.damage:
+                    noticed[path] = video.damage, True
         except BadVideo as error:
             bad.add(path, error.reason)
-            noticed = ((path, error.reason),)
+            noticed[path] = error.reason, False
             mask[:] = 0
             side = self._recipe.size
             views = np.zeros((self._views[0] * self._views[1], self._recipe.frames, side, side, 3), np.uint8)
         labels = self._videos.labels(np.array([index]))
-        return {"video": views[None]} | labels | {"mask": mask, "bad": noticed}
+        return {"video": views[None]} | labels | {"mask": mask, "bad": _listed(noticed)}
+
+
+def _listed(noticed: dict[str, tuple[str, bool]]) -> tuple[tuple[str, str, bool], ...]:
+    """Path, reason and whether used in part, of each file; as what travels between processes."""
+    return tuple((path, *entry) for path, entry in noticed.items())
 
 
 def _read(chunks: Any, ahead: int, threads: int, workers: int, chunk_bytes: int) -> Iterator[dict[str, Any]]:
@@ -246,13 +265,15 @@ class _Batches:
 
     @property
     def bad_files(self) -> list[dict[str, str]]:
-        """Files met so far that give no frames: [{"path": ..., "reason": ...}]."""
-        return [{"path": path, "reason": why} for path, why in list(self._videos.bad.reasons.items())]
+        """Files met so far that give no frames, or not all: [{"path": ..., "reason": ...}]."""
+        bad = list(self._videos.bad.reasons.items())
+        bad += [(path, f"{why}; used in part") for path, why in list(self._videos.bad.damaged.items())]
+        return [{"path": path, "reason": why} for path, why in bad]
 
     def _rows(self, parts: Sequence[dict[str, Any]]) -> Batch:
         for part in parts:
-            for path, reason in part.pop("bad"):
-                self._videos.bad.add(path, reason)
+            for entry in part.pop("bad"):
+                self._videos.bad.add(*entry)
         if len(parts) == 1 and not self._workers:
             return parts[0]
         # In processes, arrays are views of shared memory that goes with them: always copy those.

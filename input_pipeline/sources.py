@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .flv .ts .mts .m2ts .mpg .mpeg .3gp .wmv .ogv .gif .vob".split()
 )
 NOT_LABELS = frozenset({"path", "caption", "video", "id", "mask", "text", "text_mask"})
-_LABELLED = re.compile(r"^(.*\S)\s*[\s,]\s*([^\s,]+)$")
+_LABELLED = re.compile(r"^(.*?[^\s,])\s*[\s,]\s*([^\s,]+)$")
 _INTEGER = re.compile(r"^[+-]?\d+$")
 
 
