@@ -1,0 +1,101 @@
+"""The report of a run: one HTML file without any outside reference, to look at rather than to read.
+
+    python -m eval.report RUN_DIR --results DIR/results.jsonl --out report.html
+
+It shows what was learned, how the model fills in what it does not see, the probes beside their baseline, the course of
+training, and what anyone needs to repeat it.
+"""
+
+import argparse
+from html import escape
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import input_pipeline
+from eval import features, pictures, report_parts, report_style
+from eval.report_data import Run, read_evaluation, read_run
+from vfm import objectives
+from vfm.errors import UserError
+from vfm.train import cli
+from vfm.train.config import replace_text
+
+CLIPS = 6  # that are reconstructed
+LARGEST = 112  # pixels of a picture's side
+
+
+def reconstruct(run: Run, params: dict, spec: str) -> list[dict[str, np.ndarray]]:
+    """Some clips of `spec` as uint8 videos original, masked, predicted; [] where the objective makes no pictures."""
+    objective = objectives.build(run.config)
+    if not hasattr(objective, "reconstruct"):
+        return []
+    data = run.config.copy_and_resolve_references().data
+    data.cache = False  # a few clips are not worth decoding the whole set for
+    videos = []
+    with input_pipeline.eval_batches(data, spec, batch_size=1) as batches:
+        spread = max(1, batches.num_examples // CLIPS)
+        for number, batch in enumerate(batches):
+            if batch["mask"][0] and number % spread == 0:
+                videos.append({k: v[:, 0] if k == "video" else v for k, v in batch.items()})
+            if len(videos) == CLIPS:
+                break
+    if not videos:
+        return []
+    batch = {k: np.concatenate([v[k] for v in videos]) for k in ("video", "label", "id")}
+    found = jax.jit(objective.reconstruct)(params, batch, jax.random.key(0))
+    found = {k: pictures.to_bytes(v) for k, v in found.items()}
+    return [{k: pictures.shrink(v[i], LARGEST) for k, v in found.items()} for i in range(len(videos))]
+
+
+def write_report(
+    run_dir: str | Path, results_file: str | Path, out_html: str | Path, clips: str = ""
+) -> Path:
+    """Write the report of a run.
+
+    Args:
+      run_dir: the run's folder.
+      results_file: results.jsonl of an evaluation, or the folder that holds it.
+      out_html: the file to write.
+      clips: SPEC of the clips to reconstruct; "" = the evaluation's test clips.
+
+    Raises:
+      UserError: the folder is no run, or there are no results.
+    """
+    run, params = read_run(Path(run_dir))
+    evaluation = read_evaluation(Path(results_file))
+    if not evaluation.rows:
+        raise UserError(f"'{results_file}' holds no result; run python -m eval first")
+    specs = evaluation.about.get("specs", {})
+    spec = clips or specs.get("test") or specs.get("train") or features.sibling(run.config.data.train, "test")
+    title = run.folder.resolve().name
+    body = [
+        f'<header><p class="kicker">{escape(run.config.objective.name)} · {escape(run.config.model.encoder.name)}</p>'
+        f"<h1>What {escape(title)} learned</h1>",
+        report_parts.headline(evaluation, run),
+        report_parts.facts(run, evaluation) + "</header>",
+        report_parts.reconstructions(reconstruct(run, params, spec), run),
+        report_parts.probe_table(evaluation),
+        report_parts.details(evaluation),
+        report_parts.curves(run),
+        report_parts.appendix(run, evaluation),
+    ]
+    replace_text(Path(out_html), report_style.page(title, "".join(body)))
+    return Path(out_html)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", help="folder of the training run")
+    parser.add_argument("--results", required=True, help="results.jsonl of python -m eval, or its folder")
+    parser.add_argument("--out", default="report.html", help="file to write (default: %(default)s)")
+    parser.add_argument("--clips", default="", help="SPEC of clips to reconstruct (default: the test clips)")
+    options = parser.parse_args()
+    out = write_report(options.run, options.results, options.out, options.clips)
+    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    cli.run(main)
