@@ -326,7 +326,7 @@ class EvalBatches(_Batches):
 
     def __init__(self, data: Any, spec: str, batch_size: int, views: tuple[int, int]):
         recipe = Recipe.from_config(data)
-        super().__init__(data, _Videos(data, spec, "the evaluation data", float(data.max_bad_fraction)))
+        super().__init__(data, _Videos(data, spec, "evaluation data", float(data.max_bad_fraction)))
         self.num_examples = len(self._videos.source)
         self._batch_size = batch_size
         self._chunks = _EvaluationChunks(self._videos, recipe, views)

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import resource
 
 import numpy as np
 import pytest
 
+from input_pipeline import cache as cache_module
 from input_pipeline import eval_batches, train_batches, write_mp4
 from vfm.errors import UserError
 
@@ -232,6 +234,30 @@ def test_a_cache_that_cannot_be_written_stays_in_memory_and_says_so(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert [fingerprint(b) for b in take(data, 2)] == expected
     assert "they stay in memory" in caplog.text
+
+
+def test_a_cache_that_outgrows_the_disk_goes_on_in_memory(data, video_set, tmp_path, caplog):
+    broken(data, video_set, tmp_path, ())
+    expected = [fingerprint(b) for b in take(data, 2)]
+    data.cache = True
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # of 276,480 bytes
+    try:
+        in_memory = [fingerprint(b) for b in take(data, 2)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "they stay in memory" in caplog.text
+    assert not list((tmp_path / ".vfm_cache").iterdir())
+    assert in_memory == [fingerprint(b) for b in take(data, 2)] != expected  # numpy resizes, not the decoder
+
+
+def test_a_set_that_does_not_fit_into_memory_is_refused(data, video_set, tmp_path, monkeypatch):
+    broken(data, video_set, tmp_path, ())
+    data.cache = True
+    monkeypatch.setattr(cache_module, "_MEMORY_SHARE", 1e-9)
+    with pytest.raises(UserError, match=r"data\.cache=True: the 12 videos .* data\.cache_size to a smaller"):
+        take(data, 1)
+    assert not list((tmp_path / ".vfm_cache").iterdir())
 
 
 # Evaluation
