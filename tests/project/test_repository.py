@@ -115,6 +115,13 @@ def test_make_without_a_target_lists_all_targets():
     assert re.findall(r"^  make ([a-z-]+)  +\S", shown, flags=re.MULTILINE) == rules
 
 
+def test_links_in_the_documents_lead_somewhere():
+    for path in (path for path in tracked() if path.suffix == ".md"):
+        text = re.sub(r"<!--.*?-->", "", path.read_text(), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert (path.parent / link).exists(), f"{path.relative_to(ROOT)} links to {link}"
+
+
 def test_tfds_works_without_tensorflow():
     code = "import sys, tensorflow_datasets; print('tensorflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
