@@ -2,6 +2,7 @@
 
 import difflib
 import errno
+import operator
 import os
 import re
 import sys
@@ -54,6 +55,8 @@ def parse(argv: list[str]) -> flags.FlagValues:
         name, known = error.flagname, [n for n in flags.FLAGS if len(n) > 1]
         hint = " after --config FILE.py" if name.startswith("config.") else ""
         raise UserError(f"unknown flag --{name}{nearest(name, known)}{hint}; see --help") from error
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_wrong_value(path, error)) from error
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(_one_line(error)) from error
     if rest[1:]:
@@ -99,6 +102,19 @@ def _check_keys(argv: list[str], config: ConfigDict) -> None:
                 )
                 raise UserError(f"unknown key '{walked}.{name}'{nearest(name, known)}{listed}")
             level, walked = level[name], f"{walked}.{name}"
+
+
+def _wrong_value(path: str | None, error: BaseException) -> str:
+    """The text for a value that cannot be read as the type of its key."""
+    found = re.match(r"flag --config\.([^=]+)=(.*?): ", f"{error} ", re.DOTALL)
+    if not found or path is None:
+        return _one_line(error)
+    group, _, name = found[1].rpartition(".")
+    keys = operator.attrgetter(group)(_load(path)) if group else _load(path)
+    if isinstance(keys[name], ConfigDict):
+        return f"config.{found[1]}={found[2]}: expected a group of keys, set one of them: {', '.join(keys[name])}"
+    like = f", such as {keys[name]!r}" if keys[name] is not None else ""
+    return f"config.{found[1]}={found[2]}: expected {keys.get_type(name).__name__}{like}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -44,13 +44,16 @@ def check(config: ConfigDict, *, need_data: bool = True) -> None:
         raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected at least 1")
 
 
-def duration(text: str, *, total_steps: int, batch_size: int, examples: int | None) -> int:
+def duration(
+    text: str, *, total_steps: int, batch_size: int, examples: int | None, key: str = "duration"
+) -> int:
     """Steps in `text`: "500 steps", "40 epochs", "1e6 examples" or "5%" (of `total_steps`); "" is 0.
 
     Args:
       total_steps: steps of the whole run.
       batch_size: examples of one step.
       examples: examples of one epoch, or None where the data is not known.
+      key: what errors call it.
     """
     found = re.fullmatch(r"\s*([0-9.,_e+]*)\s*(%|[a-z]*)\s*", text)
     try:
@@ -59,7 +62,8 @@ def duration(text: str, *, total_steps: int, batch_size: int, examples: int | No
         if not text.strip():
             return 0
         raise UserError(
-            f"'{text}' is no duration; expected a number and a unit: '500 steps', '40 epochs', '1e6 examples' or '5%'"
+            f"{key}='{text}' is no duration; expected a number and a unit: '500 steps', '40 epochs', '1e6 examples' "
+            "or '5%'"
         ) from None
     unit = found[2].rstrip("s")
     if unit == "%":
@@ -70,10 +74,12 @@ def duration(text: str, *, total_steps: int, batch_size: int, examples: int | No
         return round(amount / batch_size)
     if unit == "epoch":
         if examples is None:
-            raise UserError(f"'{text}': how many examples an epoch has is not known here; give it in steps")
+            raise UserError(
+                f"{key}='{text}': how many examples an epoch has is not known here; give it in steps"
+            )
         return round(amount * examples / batch_size)
     raise UserError(
-        f"'{text}': unknown unit '{found[2]}'{nearest(found[2], ['steps', 'epochs', 'examples'])}; "
+        f"{key}='{text}': unknown unit '{found[2]}'{nearest(found[2], ['steps', 'epochs', 'examples'])}; "
         "expected steps, epochs, examples or %"
     )
 
@@ -82,12 +88,10 @@ def total_steps(config: ConfigDict, examples: int | None) -> int:
     """Steps of the run, at least 1; `examples` of one epoch are needed for `total_epochs` only."""
     if config.total_steps is not None:
         return int(config.total_steps)
-    text = (
-        f"{config.total_epochs} epochs"
-        if config.total_epochs is not None
-        else f"{config.total_examples} examples"
-    )
-    return max(1, duration(text, total_steps=0, batch_size=config.batch_size, examples=examples))
+    key = "total_epochs" if config.total_epochs is not None else "total_examples"
+    text = f"{config[key]} {key.removeprefix('total_')}"
+    units = dict(total_steps=0, batch_size=config.batch_size, examples=examples)
+    return max(1, duration(text, key=f"config.{key}", **units))
 
 
 def save_config(config: ConfigDict, workdir: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import operator
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -188,12 +189,10 @@ def _fit(run: Run, program: Program, state: State, evaluator: Any) -> State:
 
 def _intervals(config: ConfigDict, total: int, examples: int | None) -> dict[str, int]:
     """Steps between log lines, checkpoints, checkpoints that stay and evaluations; 0 = never."""
-    texts = dict(
-        log=config.log_every,
-        save=config.checkpoint.every,
-        keep=config.checkpoint.keep_every,
-        eval=config.eval.every,
-    )
+    keys = dict(log="log_every", save="checkpoint.every", keep="checkpoint.keep_every", eval="eval.every")
     units = dict(total_steps=total, batch_size=config.batch_size, examples=examples)
-    steps = {name: max(1, configs.duration(t, **units)) if t else 0 for name, t in texts.items()}
+    steps = {}
+    for name, key in keys.items():
+        text = operator.attrgetter(key)(config)
+        steps[name] = max(1, configs.duration(text, key=f"config.{key}", **units)) if text else 0
     return steps | {"log": steps["log"] or total, "save": steps["save"] or total}

@@ -32,7 +32,7 @@ def build(config: ConfigDict, total: int, examples: int | None) -> optax.Schedul
         )
     units = dict(total_steps=total, batch_size=config.batch_size, examples=examples)
     highest, lowest = peak(config), optim.min_lr * _scale(config)
-    warmup = duration(optim.warmup, **units)
+    warmup = duration(optim.warmup, key="config.optim.warmup", **units)
     if warmup >= total:
         log.info(
             f"note: config.optim.warmup='{optim.warmup}' ({warmup:,} steps) fills the whole run of {total:,} steps"
@@ -45,7 +45,7 @@ def build(config: ConfigDict, total: int, examples: int | None) -> optax.Schedul
     elif optim.schedule == "constant":
         rest = optax.constant_schedule(highest)
     else:
-        cooldown = duration(optim.cooldown, **units)
+        cooldown = duration(optim.cooldown, key="config.optim.cooldown", **units)
         if not 0 < cooldown <= total - warmup:
             raise UserError(
                 f"config.optim.cooldown='{optim.cooldown}' is {cooldown:,} steps: expected 1 to "
