@@ -21,26 +21,27 @@ REQUIRED = ("encoder", "probe", "task", "labels", "split", "accuracy", "std", "s
 
 def row(
     predictions: Int[np.ndarray, "S N"],
-    labels: Int[np.ndarray, " N"],
+    truth: Int[np.ndarray, " N"],
     classes: int,
+    /,
     **keys,
 ) -> tuple[dict, Int[np.ndarray, "C C"]]:
     """A result's row and its confusion matrix, counts summed over seeds."""
-    confusions = [classification.confusion_matrix(p, labels, classes) for p in predictions]
-    per_seed = [int(np.trace(c)) / len(labels) for c in confusions]
+    confusions = [classification.confusion_matrix(p, truth, classes) for p in predictions]
+    per_seed = [int(np.trace(c)) / len(truth) for c in confusions]
     total = np.sum(confusions, axis=0)
     per_class = classification.per_class_accuracy(total)
-    counts = np.bincount(labels, minlength=classes)
+    counts = np.bincount(truth, minlength=classes)
     found = {
         **keys,
         "accuracy": float(np.mean(per_seed)),
         "std": float(np.std(per_seed)),
         "seeds": len(per_seed),
-        "n": len(labels),
+        "n": len(truth),
         "per_seed": per_seed,
         "per_class": [None if np.isnan(a) else float(a) for a in per_class],
         "mean_class_accuracy": classification.mean_class_accuracy(total),
-        "majority": int(counts.max()) / len(labels),
+        "majority": int(counts.max()) / len(truth),
     }
     return {key: found[key] for key in (*REQUIRED, *(k for k in found if k not in REQUIRED))}, total
 

@@ -1,0 +1,90 @@
+"""The report: one file, complete, with nothing from outside; pictures that decode."""
+
+import io
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from eval import charts, pictures
+from eval.__main__ import evaluate
+from eval.report import write_report
+from vfm.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    from configs.eval import common
+
+    c = common.get_config()
+    c.tasks, c.probes, c.seeds = ("kind",), ("linear", "knn"), 2
+    c.linear.min_steps = 10
+    workdir = tmp_path_factory.mktemp("eval")
+    evaluate(c, [f"pretrained={run}", f"random=random:{run}"], workdir)
+    out = write_report(run, workdir / "results.jsonl", workdir / "report.html")
+    return out.read_text()
+
+
+def test_report_is_self_contained(page):
+    outside = [u for u in re.findall(r'(?:src|href)="([^"]+)"', page) if not u.startswith("data:")]
+    assert not outside
+    assert "http" not in re.sub(r'src="data:[^"]+"', "", page)
+    assert "<script" not in page and "url(" not in page and "@import" not in page
+
+
+def test_report_shows_every_part(page):
+    for text in (
+        "What it imagines",
+        "What simple probes find",
+        "Class by class",
+        "Training loss",
+        "To repeat it",
+    ):
+        assert text in page, text
+    for text in ("pretrained", "random", "dark", "bright", "model.encoder.patch", "broken.mp4", "steps"):
+        assert text in page, text
+    assert page.count("image/png;base64") == 6 * 4
+    assert "<video> stream" not in page and "&lt;video&gt; stream" in page
+    assert "tiny <run>" not in page
+
+
+def test_report_without_results_says_so(run, tmp_path):
+    with pytest.raises(UserError, match="do not exist"):
+        write_report(run, tmp_path / "results.jsonl", tmp_path / "report.html")
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match="line 1 lacks"):
+        write_report(run, tmp_path / "results.jsonl", tmp_path / "report.html")
+
+
+def test_pictures_decode_to_their_pixels():
+    video = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3)).astype(np.uint8)
+    for data, frame in ((pictures.png(video[1]), video[1]), (pictures.animated_png(video, 8), video[0])):
+        decoded = matplotlib.image.imread(io.BytesIO(data))[..., :3]
+        np.testing.assert_array_equal((decoded * 255).round().astype(np.uint8), frame)
+
+
+def test_animation_holds_every_frame():
+    image = pytest.importorskip("PIL.Image")
+    video = np.random.default_rng(0).integers(0, 256, (3, 5, 7, 3)).astype(np.uint8)
+    opened = image.open(io.BytesIO(pictures.animated_png(video, 8)))
+    assert opened.n_frames == 3
+    for i in range(3):
+        opened.seek(i)
+        np.testing.assert_array_equal(np.asarray(opened.convert("RGB")), video[i])
+
+
+def test_strip_and_shrink_keep_sizes():
+    video = np.zeros((10, 224, 160, 3), np.uint8)
+    small = pictures.shrink(video, 112)
+    assert small.shape == (10, 112, 80, 3)
+    assert pictures.strip([small, small], frames=4, gap=1).shape == (2 * 113 - 1, 4 * 81 - 1, 3)
+
+
+def test_charts_take_what_runs_write():
+    assert charts.line_chart("loss", [("loss", [], [])]) == ""
+    svg = charts.line_chart("loss", [("loss", list(range(5000)), [float("nan"), *[1.0] * 4999])])
+    assert "nan" not in svg and svg.count(",") < 1500
+    assert [charts.number(v) for v in (0, 12000, 0.25, 2e-5, 3e6)] == ["0", "12k", "0.25", "2e-05", "3M"]
+    values = charts.ticks(0.0, 0.97)
+    assert values[0] == 0 and 3 <= len(values) <= 6
