@@ -127,17 +127,29 @@ make_venv() {
     "$python_bin" -m venv .venv >>"$LOG" 2>&1 || fail "$(explain "making .venv")"
 }
 
-# What the last meaningful line of pip's log says it is doing.
+# What pip is doing, by its log; while it installs, how many of the packages are there.
 doing() {
-    { grep -E '^ *(Collecting|Downloading|Using cached|Installing|Building|Preparing)' "$LOG" || true; } | tail -n 1 |
-        sed -E 's/^ *//; s/ \((from|[0-9.]+ [kMG]B).*//; s/Installing collected packages:.*/Installing the packages/; s/-[0-9][^ ]*\.(whl|tar\.gz).*//; s/ \(pyproject.toml\).*//' | cut -c 1-60
+    local line all there
+    line=$({ grep -E '^ *(Collecting|Downloading|Using cached|Installing|Building|Preparing)' "$LOG" || true; } | tail -n 1)
+    case $line in
+    "Installing collected packages:"*)
+        all=$(printf '%s' "$line" | tr -cd , | wc -c)
+        there=$(ls -d .venv/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l)
+        printf 'Installing: %d of %d packages' "$((there > all + 1 ? all + 1 : there))" "$((all + 1))"
+        ;;
+    *)
+        printf '%s' "$line" |
+            sed -E 's/^ *//; s/ \((from|pyproject|[0-9.]+ [kMG]B).*//; s/-[0-9][^ ]*\.(whl|tar\.gz).*//' | cut -c 1-60
+        ;;
+    esac
 }
 
 # Runs pip behind a line of progress: rewritten each second on a terminal, a new one every 15 s elsewhere.
+# Modules are compiled when they are first imported: most of what is installed never is.
 run_pip() {
     local begin=$SECONDS shown=$SECONDS
     "$VENV_PYTHON" -m pip install --editable ".[$1]" --constraint constraints.txt \
-        --no-input --disable-pip-version-check --progress-bar off </dev/null >>"$LOG" 2>&1 &
+        --no-input --no-compile --disable-pip-version-check --progress-bar off </dev/null >>"$LOG" 2>&1 &
     pip_pid=$!
     while kill -0 "$pip_pid" 2>/dev/null; do
         sleep 1

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = "awk bash cat cksum cut df dirname env grep ls mkdir rm sed sleep tail touch uname".split()
+TOOLS = "awk bash cat cksum cut df dirname env grep ls mkdir rm sed sleep tail touch tr uname wc".split()
 TOY = """
 [build-system]
 requires = {requires}
