@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vfm.errors import UserError
+from vfm.interop.arguments import Arguments, only, pair, square
 
 # Arguments without effect on names, shapes or evaluation-mode numbers.
 ORIGINAL_IDLE = set(
@@ -52,35 +53,11 @@ class Spec:
     problem: str = ""  # transformers' problem_type of a classifier's loss
 
 
-class _Arguments:
-    """Constructor arguments with defaults; one that nobody asks for is an error, not a silent difference."""
-
-    def __init__(self, given: MappingType[str, Any], idle: set[str]):
-        self.given, self.asked = dict(given), set(idle)
-
-    def __call__(self, key: str, default: Any) -> Any:
-        self.asked.add(key)
-        return self.given.get(key, default)
-
-    def finish(self) -> None:
-        left = sorted(self.given.keys() - self.asked)
-        if left:
-            raise UserError(
-                "constructor arguments that this family does not map: "
-                + ", ".join(f"{key}={self.given[key]!r}" for key in left)
-            )
-
-
-def _only(key: str, value: Any, supported: Any, why: str) -> None:
-    if value != supported:
-        raise UserError(f"constructor argument {key}={value!r} is not supported (only {supported!r}): {why}")
-
-
 def original_spec(config: MappingType[str, Any]) -> Spec:
     """Arguments of modeling_pretrain.PretrainVisionTransformer or modeling_finetune.VisionTransformer."""
     if "factory" in config:
         config = _factory_arguments(config)
-    get = _Arguments(config, ORIGINAL_IDLE)
+    get = Arguments(config, ORIGINAL_IDLE)
     name = str(config.get("class", ""))
     pretrain = name.endswith("PretrainVisionTransformer") or (not name and "encoder_embed_dim" in config)
     prefix = "encoder_" if pretrain else ""
@@ -100,16 +77,16 @@ def original_spec(config: MappingType[str, Any]) -> Spec:
         heads=get(f"{prefix}num_heads", 12),
         mlp_dim=int(width * ratio),
         frames=16 if pretrain else get("all_frames", 16),  # the pretraining code assumes 16
-        image_size=_pair(get("img_size", 224)),
+        image_size=pair(get("img_size", 224)),
         tubelet=get("tubelet_size", 2),
-        patch=_square("patch_size", get("patch_size", 16)),
+        patch=square("patch_size", get("patch_size", 16)),
         **shared,
     )
     channels = get(f"{prefix}in_chans", 3)
     learned = get("use_learnable_pos_emb", False)
     if pretrain:
-        _only("use_learnable_pos_emb", learned, False, "the original fails with it (one position too many)")
-        _only("encoder_num_classes", get("encoder_num_classes", 0), 0, "pretraining has no classifier")
+        only("use_learnable_pos_emb", learned, False, "the original fails with it (one position too many)")
+        only("encoder_num_classes", get("encoder_num_classes", 0), 0, "pretraining has no classifier")
         get("num_classes", 0)  # accepted by the original for its factories' sake, without effect
         get("in_chans", 0)
         width = get("decoder_embed_dim", 512)
@@ -164,8 +141,8 @@ def hf_spec(config: MappingType[str, Any], model: str) -> Spec:
     if model not in kinds:
         raise UserError(f"class '{model}' is not supported: expected one of {', '.join(kinds)}")
     kind = kinds[model]
-    get = _Arguments(config, HF_IDLE)
-    _only("model_type", config.get("model_type", "videomae"), "videomae", "another family")
+    get = Arguments(config, HF_IDLE)
+    only("model_type", config.get("model_type", "videomae"), "videomae", "another family")
     activation = get("hidden_act", "gelu")
     if activation not in HF_ACTIVATIONS:
         raise UserError(
@@ -185,9 +162,9 @@ def hf_spec(config: MappingType[str, Any], model: str) -> Spec:
         heads=get("num_attention_heads", 12),
         mlp_dim=get("intermediate_size", 3072),
         frames=get("num_frames", 16),
-        image_size=_pair(get("image_size", 224)),
+        image_size=pair(get("image_size", 224)),
         tubelet=tubelet,
-        patch=_square("patch_size", patch),
+        patch=square("patch_size", patch),
         final_norm=not mean,
         **shared,
     )
@@ -221,14 +198,3 @@ def _norm_eps(norm: str) -> float:
     if match is None:
         raise UserError(f"constructor argument norm_layer={norm!r} is not supported: only LayerNorm is")
     return float(match[1] or 1e-5)
-
-
-def _pair(size: int | list[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
-def _square(key: str, size: int | list[int]) -> int:
-    height, width = _pair(size)
-    if height != width:
-        raise UserError(f"constructor argument {key}={size!r} is not supported: patches are square")
-    return height

@@ -5,7 +5,6 @@ An encoder is `(video [B,T,H,W,C], keep=None, train=False) -> Features` with att
 A predictor is `(tokens, keep, masked, grid, train) -> predictions [B,M,P]`.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +13,10 @@ import flax.linen as nn
 from vfm import parts
 from vfm.models.decoders import decoder
 from vfm.models.features import Features
+from vfm.models.mamba import mamba
 from vfm.models.vit import vit
 
-with contextlib.suppress(ModuleNotFoundError):
-    from vfm.models.mamba import mamba  # noqa: F401
-
-__all__ = ["Features", "build", "decoder", "vit"]
+__all__ = ["Features", "build", "decoder", "mamba", "vit"]
 
 
 def build(
