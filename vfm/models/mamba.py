@@ -90,7 +90,7 @@ def mamba(
             conv_bias=conv_bias,
             bidirectional=bidirectional,
             divide_out=divide_out,
-            init=init,
+            initial=init,
         ),
         drop_path=drop_path,
         final_norm=final_norm,
@@ -175,7 +175,7 @@ class VideoMamba(nn.Module):
         if not self.positions.startswith("learned"):
             return position_table(self, self.positions, self.native, grid, self.width), 0.0
         time, height, width = self.native
-        normal, extra = nn.initializers.truncated_normal(0.02), int(self.cls_token)
+        normal, extra = nn.initializers.normal(0.02), int(self.cls_token)
         if self.positions == "learned":
             table = self.param("pos", normal, (extra + time * height * width, self.width))
             return interpolate(table[extra:], self.native, grid), table[:extra]
@@ -235,13 +235,13 @@ class Mixer(nn.Module):
     conv_bias: bool = True
     bidirectional: bool = True
     divide_out: bool = False
-    init: str = "videomamba"
+    initial: str = "videomamba"  # values of parameters (`vfm.models.mamba_init`)
     precision: str = "float32"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
         inner, states, directions = self.inner, self.states, 1 + self.bidirectional
-        normal = nn.initializers.truncated_normal(0.02)
+        normal = nn.initializers.normal(0.02)
         xz = Dense(2 * inner, self.proj_bias, normal, self.precision, name="in_proj")(x)
         u, gate = jnp.split(xz, 2, axis=-1)
         u = jnp.stack([u, jnp.flip(u, 1)]) if self.bidirectional else u[None]
@@ -250,7 +250,7 @@ class Mixer(nn.Module):
         # Step sizes and state weights of each token.
         y = DirectionDense(self.rank + 2 * states, normal, self.precision, name="x_proj")(u)
         step, into, out_of = jnp.split(y, (self.rank, self.rank + states), axis=-1)
-        kernel_init, bias_init = initials.step_initializers(self.init, self.rank)
+        kernel_init, bias_init = initials.step_initializers(self.initial, self.rank)
         step = DirectionDense(inner, kernel_init, self.precision, name="dt_proj")(step)
         y = selective_scan(
             u,

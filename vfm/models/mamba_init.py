@@ -1,7 +1,8 @@
 """Initial values of a Mamba mixer.
 
 `videomamba`: as VideoMamba's code executes it, in which a later pass over all linear layers overwrites the step
-sizes' own initialisation, so that every step starts at softplus(0) = 0.69.
+sizes' own initialisation, so that every step starts at softplus(0) = 0.69. (Its truncated normals are cut at 2,
+which is 100 deviations: they are normals.)
 `mamba`: step sizes as Mamba means them, log-uniform between 1e-3 and 1e-1, so that states remember for longer.
 
 Letters: P scan directions, E channels, S states.
@@ -38,7 +39,7 @@ def step_initializers(
 ) -> tuple[nn.initializers.Initializer, nn.initializers.Initializer]:
     """Initializers of the step sizes' kernel and bias."""
     if init == "videomamba":
-        return nn.initializers.truncated_normal(0.02), nn.initializers.zeros
+        return nn.initializers.normal(0.02), nn.initializers.zeros
     return uniform(rank**-0.5), _step_bias
 
 
