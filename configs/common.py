@@ -18,54 +18,60 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def vit(**changes) -> dict:
     """The ViT encoder's keys (part; home `vfm.models`)."""
-    return dict(
-        name="vit",
-        size="s",  # ti s b l h g: width, depth, heads, mlp_dim; any of the four below overrides it
-        width=0,
-        depth=0,
-        heads=0,
-        mlp_dim=0,
-        frames=16,  # native clip that position tables are made for; other clips interpolate them
-        image_size=224,  # native height and width in pixels
-        tubelet=2,  # frames of one token
-        patch=16,  # pixels of one token's side
-        positions="sincos1d",  # sincos1d (flat index, VideoMAE) | sincos3d | learned | learned_separable
-        cls_token=False,
-        registers=0,  # extra learned tokens, dropped at the output
-        norm="layernorm",  # layernorm | rmsnorm
-        norm_eps=1e-6,
-        qkv_bias="qv",  # qv (VideoMAE: keys have none) | qkv | none
-        qk_norm=False,
-        layer_scale=0.0,  # initial value; 0 = no LayerScale
-        drop_path=0.0,  # rate of the last layer, rising linearly from 0
-        final_norm=True,
-    ) | changes
+    return (
+        dict(
+            name="vit",
+            size="s",  # ti s b l h g: width, depth, heads, mlp_dim; any of the four below overrides it
+            width=0,
+            depth=0,
+            heads=0,
+            mlp_dim=0,
+            frames=16,  # native clip that position tables are made for; other clips interpolate them
+            image_size=224,  # native height and width in pixels
+            tubelet=2,  # frames of one token
+            patch=16,  # pixels of one token's side
+            positions="sincos1d",  # sincos1d (flat index, VideoMAE) | sincos3d | learned | learned_separable
+            cls_token=False,
+            registers=0,  # extra learned tokens, dropped at the output
+            norm="layernorm",  # layernorm | rmsnorm
+            norm_eps=1e-6,
+            qkv_bias="qv",  # qv (VideoMAE: keys have none) | qkv | none
+            qk_norm=False,
+            layer_scale=0.0,  # initial value; 0 = no LayerScale
+            drop_path=0.0,  # rate of the last layer, rising linearly from 0
+            final_norm=True,
+        )
+        | changes
+    )
 
 
 def mamba(**changes) -> dict:
     """The VideoMamba encoder's keys (part; home `vfm.models`)."""
-    return dict(
-        name="mamba",
-        size="s",  # ti s m: width, depth; either of the two below overrides it
-        width=0,
-        depth=0,
-        frames=8,
-        image_size=224,
-        tubelet=1,
-        patch=16,
-        positions="learned_separable",  # as VideoMamba: space (with a place for cls) + time
-        cls_token=True,
-        norm="rmsnorm",  # rmsnorm | layernorm
-        norm_eps=1e-5,
-        d_state=16,
-        d_conv=4,
-        expand=2,
-        bidirectional=True,
-        divide_out=False,  # halve the sum of the two directions (Vim); VideoMamba does not
-        drop_path=0.0,
-        final_norm=True,
-        init="videomamba",  # videomamba (as its code executes) | mamba (dt initialised as Mamba's paper)
-    ) | changes
+    return (
+        dict(
+            name="mamba",
+            size="s",  # ti s m: width, depth; either of the two below overrides it
+            width=0,
+            depth=0,
+            frames=8,
+            image_size=224,
+            tubelet=1,
+            patch=16,
+            positions="learned_separable",  # as VideoMamba: space (with a place for cls) + time
+            cls_token=True,
+            norm="rmsnorm",  # rmsnorm | layernorm
+            norm_eps=1e-5,
+            d_state=16,
+            d_conv=4,
+            expand=2,
+            bidirectional=True,
+            divide_out=False,  # halve the sum of the two directions (Vim); VideoMamba does not
+            drop_path=0.0,
+            final_norm=True,
+            init="videomamba",  # videomamba (as its code executes) | mamba (dt initialised as Mamba's paper)
+        )
+        | changes
+    )
 
 
 def get_config() -> ConfigDict:
@@ -83,7 +89,9 @@ def get_config() -> ConfigDict:
     # auto: bfloat16 on GPU and TPU, float32 on CPU | float32 | bfloat16 |
     # bfloat16_dots: operands of matrix products only, forward and backward (fast on CPUs with bfloat16)
     c.precision = "auto"
-    c.remat = "none"  # what a layer recomputes in the backward pass: none | dots (keep matrix products) | full
+    c.remat = (
+        "none"  # what a layer recomputes in the backward pass: none | dots (keep matrix products) | full
+    )
     c.unroll = 1  # layers unrolled in one turn of the scan over layers (0 = all); same parameters and results
 
     c.data = d = ConfigDict()
@@ -129,7 +137,7 @@ def get_config() -> ConfigDict:
     o.b1, o.b2, o.eps = 0.9, 0.95, 1e-8  # AdamW
     o.weight_decay = 0.05
     o.decay_rules = (  # multiplies weight_decay
-        (r".*(bias|scale|pos|token|gamma|/D|/D_b)$", 0.0),
+        (r".*(bias|scale|pos|token|registers|gamma|/D|/D_b)$", 0.0),
         (r".*", 1.0),
     )
     o.lr_rules = ((r".*", 1.0),)  # multiplies the learning rate; 0 = frozen

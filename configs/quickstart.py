@@ -5,8 +5,9 @@ drawn freely in space-time (tubes are too coarse on a 4 x 4 grid), and targets a
 so that flat patches do not ask for their noise. The loss falls steeply only after some hundred steps.
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 
 def get_config() -> ConfigDict:

@@ -1,7 +1,8 @@
 """The quickstart with a VideoMamba encoder: same data, mask, predictor and target."""
 
-from configs import common, quickstart
 from ml_collections import ConfigDict
+
+from configs import common, quickstart
 
 
 def get_config() -> ConfigDict:

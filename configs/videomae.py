@@ -8,8 +8,9 @@ of the tokens decoded, 300 epochs with 4 clips of each decoded video. Learning r
 Something-Something v2: --config.data.stride=2 --config.total_epochs=2400.
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 DECODERS = {  # width, heads, depth
     "s": (192, 3, 4),

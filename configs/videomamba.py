@@ -6,8 +6,9 @@ Schedule, optimiser and input of the published masked pretraining (Li et al. 202
     python main.py --config configs/videomamba.py:m --config.data.train=k400_train.csv --workdir runs/videomamba_m
 """
 
-from configs import common
 from ml_collections import ConfigDict
+
+from configs import common
 
 DROP_PATH = {"ti": 0.1, "s": 0.2, "m": 0.4}
 

@@ -3,9 +3,9 @@
     python -m input_pipeline.embedded data/digits
 
 In each clip a bright digit (the labelled one) performs one of 12 motions before a textured background that
-drifts; something else moves too: a second, smaller and darker digit or a blob. All motions are cyclic with a
-random phase (positions wrap around, angles turn on, sizes jump back), so no single frame tells the motion, not even
-the first. Splits are by the underlying scan: no handwriting of the test clips occurs in training.
+drifts; something else moves too: a second, smaller and darker digit or a blob. A motion runs symmetrically through
+a random state in the middle of the clip, so that a motion and its reverse show the same stills and only their order
+tells them apart. Splits are by the underlying scan: no handwriting of the test clips occurs in training.
 
 T frames, S canvas side in pixels; directions as seen: x to the right, y down.
 """
@@ -86,31 +86,32 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
         np.fft.fft2(rng.standard_normal((SIDE, SIDE, 2)), axes=(0, 1)) * band[..., None], axes=(0, 1)
     )
     noise = noise.real / noise.real.std((0, 1))
-    base, first, second = rng.uniform(0.15, 0.45, 3), rng.uniform(-0.08, 0.08, 3), rng.uniform(-0.08, 0.08, 3)
+    base = rng.uniform(0.15, 0.4) + rng.uniform(-0.08, 0.08, 3)
+    first, second = rng.uniform(-0.03, 0.03, (2, 3))
     return np.clip(base + noise[..., :1] * first + noise[..., 1:] * second, 0, 1).astype(np.float32)
 
 
-def _roll(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Shift frame t of [T, S, S, ...] (or one image for all) by (y[t], x[t]) whole pixels around the borders."""
-    rows = (np.arange(SIDE) - np.round(y).astype(int)[:, None]) % SIDE
-    columns = (np.arange(SIDE) - np.round(x).astype(int)[:, None]) % SIDE
+def _shift(images: np.ndarray, y: np.ndarray, x: np.ndarray, wrap: bool) -> np.ndarray:
+    """Frame t of [T, S, S, ...] (or one image for all) moved by (y[t], x[t]) whole pixels, around the borders or past."""
+    rows = np.arange(SIDE) - np.round(y).astype(int)[:, None]
+    columns = np.arange(SIDE) - np.round(x).astype(int)[:, None]
+    rows, columns = ((i % SIDE) if wrap else np.clip(i, 0, SIDE - 1) for i in (rows, columns))
     frame = np.arange(len(rows))[:, None, None] if images.shape[0] == len(rows) else 0
     return images[frame, rows[:, :, None], columns[:, None, :]]
 
 
-def _move(rng: np.random.Generator, shape: np.ndarray, motion: str, size: float) -> np.ndarray:
-    """Opacity [T, S, S] of `shape` (an image in 0..1, `size` pixels wide on the canvas) that performs `motion`."""
+def _move(rng: np.random.Generator, shape: np.ndarray, motion: str, size: float, roam: float) -> np.ndarray:
+    """Opacity [T, S, S] of `shape` (an image in 0..1, `size` pixels wide on the canvas) that performs `motion`.
+
+    The state in the middle of the clip is drawn at random, `roam` pixels around the centre of the canvas; the motion
+    runs symmetrically through it.
+    """
     dx, dy, turn, grow = MOTIONS[motion]
-    time = np.arange(FRAMES)
-    speed = rng.uniform(2.0, 3.2) / np.hypot(dx, dy) if dx or dy else 0.0
-    x, y = rng.uniform(0, SIDE, 2)
-    # Upright but for those that turn: these start anywhere, or the first frame's tilt would tell the sense.
-    angle = rng.uniform(0, 2 * np.pi) if turn else rng.uniform(-0.2, 0.2)
-    angles = angle + turn * rng.uniform(0.2, 0.32) * time
-    phase = (
-        rng.uniform() + grow * rng.uniform(0.06, 0.09) * time
-    ) % 1  # of a zoom, which starts anew at its end
-    scales = size * (0.5 + 0.8 * phase if grow else np.ones(FRAMES))
+    time = np.arange(FRAMES) - (FRAMES - 1) / 2
+    speed = rng.uniform(1.6, 2.2) / max(np.hypot(dx, dy), 1)
+    x, y = rng.uniform(-roam, roam, 2)
+    angles = rng.uniform(-0.3, 0.3) + turn * rng.uniform(0.11, 0.15) * time
+    scales = size * rng.uniform(0.9, 1.1) * np.exp(grow * rng.uniform(0.045, 0.06) * time)
     still = not (turn or grow)
     steps = slice(0, 1) if still else slice(None)  # an unchanging shape is drawn once
     grid = np.arange(SIDE) - SIDE / 2 + 0.5
@@ -118,7 +119,7 @@ def _move(rng: np.random.Generator, shape: np.ndarray, motion: str, size: float)
     per_pixel = shape.shape[0] / scales[steps][:, None, None]
     u = (cos * grid[None, None] + sin * grid[None, :, None]) * per_pixel + shape.shape[1] / 2 - 0.5
     v = (-sin * grid[None, None] + cos * grid[None, :, None]) * per_pixel + shape.shape[0] / 2 - 0.5
-    return _roll(_sample(shape, v, u), y + dy * speed * time, x + dx * speed * time)
+    return _shift(_sample(shape, v, u), y + dy * speed * time, x + dx * speed * time, wrap=False)
 
 
 def _blob(rng: np.random.Generator) -> np.ndarray:
@@ -143,16 +144,16 @@ def draw(split: str, index: int, seed: int = 0) -> tuple[np.ndarray, dict]:
 
     drift = rng.uniform(-1.0, 1.0, 2)
     time = np.arange(FRAMES)
-    frames = _roll(_texture(rng)[None], drift[0] * time, drift[1] * time)
+    frames = _shift(_texture(rng)[None], drift[0] * time, drift[1] * time, wrap=True)
     other_motion = motions[rng.integers(len(motions))]
     if rng.uniform() < 0.5:
         other_scan = rng.integers(len(scans))
-        other = _move(rng, scans[other_scan], other_motion, rng.uniform(20, 26))
+        other = _move(rng, scans[other_scan], other_motion, rng.uniform(20, 26), roam=24)
         caption += f" while {_article(digits[other_scan])} {other_motion}"
     else:
-        other = _move(rng, _blob(rng), other_motion, rng.uniform(14, 22))
+        other = _move(rng, _blob(rng), other_motion, rng.uniform(14, 22), roam=24)
     frames = frames + other[..., None] * (rng.uniform(0.35, 0.65, 3) - frames)
-    this = _move(rng, scans[scan], motion, rng.uniform(38, 46))
+    this = _move(rng, scans[scan], motion, rng.uniform(40, 46), roam=9)
     frames = frames + this[..., None] * (rng.uniform(0.85, 1.0, 3) - frames)
     row = {"digit": int(digits[scan]), "motion": motions.index(motion), "caption": caption}
     return np.round(np.clip(frames, 0, 1) * 255).astype(np.uint8), row

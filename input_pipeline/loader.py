@@ -146,7 +146,10 @@ class _TrainingChunks:
             found = [self._clips_of(slot, members, noticed) for slot, members in slots.items()]
             indices = np.repeat([sample for sample, _ in found], [len(made) for _, made in found])
             video = np.stack([clip for _, made in found for clip in made])
-        return {"video": video} | self._videos.labels(indices) | {"bad": _listed(noticed)}
+        rows = {"video": video} | self._videos.labels(indices)
+        if (repeats := self._recipe.clips_per_video) > 1:  # tells the clips of one video apart, for masks
+            rows["clip"] = np.array([p % repeats for p in positions], np.int32)
+        return rows | {"bad": _listed(noticed)}
 
     def _as_stored(self, cache: Cache) -> bool:
         """Whether every clip is a whole cached video, so that a batch is one copy."""

@@ -29,7 +29,7 @@ LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list")
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .flv .ts .mts .m2ts .mpg .mpeg .3gp .wmv .ogv .gif .vob".split()
 )
-NOT_LABELS = frozenset({"path", "caption", "video", "id", "mask", "text", "text_mask"})
+NOT_LABELS = frozenset({"path", "clip", "caption", "video", "id", "mask", "text", "text_mask"})
 _LABELLED = re.compile(r"^(.*?[^\s,])\s*[\s,]\s*([^\s,]+)$")
 _INTEGER = re.compile(r"^[+-]?\d+$")
 
