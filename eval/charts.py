@@ -6,8 +6,8 @@ from html import escape
 
 import numpy as np
 
-WIDTH, HEIGHT = 420, 240
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 14, 30
+WIDTH, HEIGHT = 330, 200
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -29,7 +29,7 @@ def number(value: float) -> str:
         return f"{value / 1e6:g}M"
     if size >= 1e4:
         return f"{value / 1e3:g}k"
-    return f"{value:.3g}" if size >= 1e-3 else f"{value:.0e}"
+    return f"{value:.3g}" if size >= 1e-4 else f"{value:.0e}"
 
 
 def _polyline(xs: np.ndarray, ys: np.ndarray, style: str) -> str:
@@ -140,31 +140,19 @@ def class_bars(
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str], title: str) -> str:
-    """Heat map of a confusion matrix: rows are the truth, shares of each row."""
+    """Heat map of a confusion matrix: rows are the truth, columns follow the same order; shares of each row."""
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    count = len(matrix)
-    labelled = count <= 24
-    left, top, size = (118 if labelled else 4), 4, 300 / count
-    width, height = left + 304, top + 300 + (14 if not labelled else 100)
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">']
-    for i in range(count):
-        for j in range(count):
-            if share[i, j] >= 0.005 or labelled:
-                kind = "hit" if i == j else "miss"
-                tip = f"{escape(str(names[i]))} taken for {escape(str(names[j]))}: {100 * share[i, j]:.0f} %"
-                x, y = left + j * size, top + i * size
-                out.append(
-                    f'<g><title>{tip}</title><rect class="cell" x="{x:.2f}" y="{y:.2f}" width="{size:.2f}" '
-                    f'height="{size:.2f}"/><rect class="{kind}" x="{x:.2f}" y="{y:.2f}" width="{size:.2f}" '
-                    f'height="{size:.2f}" fill-opacity="{share[i, j]:.3f}"/></g>'
-                )
-        if labelled:
-            middle = top + (i + 0.5) * size
-            text = escape(str(names[i]))
-            out.append(f'<text x="{left - 6}" y="{middle + 4:.1f}" text-anchor="end">{text}</text>')
-            x = left + (i + 0.5) * size
-            out.append(
-                f'<text x="{x + 3:.1f}" y="{top + 312}" text-anchor="end" '
-                f'transform="rotate(-55 {x + 3:.1f} {top + 312})">{text}</text>'
-            )
-    return f'<figure class="card"><figcaption>{escape(title)}</figcaption>{"".join(out)}</svg></figure>'
+    named = len(matrix) <= 24
+    out = []
+    for i, row in enumerate(share):
+        if named:
+            out.append(f"<b>{escape(str(names[i]))}</b>")
+        for j, value in enumerate(row):
+            kind = ' class="hit"' if i == j else ""
+            tip = f"{escape(str(names[i]))} taken for {escape(str(names[j]))}: {100 * value:.0f} %"
+            out.append(f'<i{kind} style="--v:{100 * value:.0f}%" title="{tip}"></i>')
+    columns = ("minmax(0,max-content) " if named else "") + f"repeat({len(matrix)},minmax(0,1fr))"
+    return (
+        f'<figure class="card"><figcaption>{escape(title)}</figcaption>'
+        f'<div class="confusion" style="grid-template-columns:{columns}">{"".join(out)}</div></figure>'
+    )

@@ -19,6 +19,7 @@ from eval.heads import Head, Params
 from eval.metrics import classification
 
 CHUNK = 10  # steps of one call: small enough for progress, large enough to hide the call
+RESIDENT = 4e9  # bytes of training features that are put on the device whole
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ def _over_grid(function: Callable) -> Callable:
 
 
 @partial(jax.jit, static_argnames=("head", "total"), donate_argnames="state")
-def _train_chunk(state, xs, ys, lr, weight_decay, first, head: Head, total: int):
-    """Some AdamW steps of all heads: xs [steps, S, B, ...], ys [steps, S, B], lr and weight_decay [G]."""
+def _train_chunk(state, x, rows, ys, lr, weight_decay, first, head: Head, total: int):
+    """Some AdamW steps of all heads on x [N, ...]: rows, ys [steps, S, B], lr and weight_decay [G]."""
 
     def update(state, x, y, lr, weight_decay, rate):
         params, moments = state
@@ -67,18 +68,18 @@ def _train_chunk(state, xs, ys, lr, weight_decay, first, head: Head, total: int)
 
         direction, moments = _adam.update(jax.grad(loss)(params), moments)
 
-        def move(p, u):  # vectors (biases, norms, the query) are not decayed
+        def move(p, u):  # vectors (biases and norms) are not decayed
             return p - lr * rate * (u + weight_decay * p if p.ndim > 1 else u)
 
         return jax.tree.map(move, params, direction), moments
 
     def step(carry, batch):
-        state, number = carry
+        (state, number), (rows, ys) = carry, batch
         rate = 0.5 * (1 + jnp.cos(jnp.pi * number / total))
-        state = _over_grid(partial(update, rate=rate))(state, *batch, lr, weight_decay)
+        state = _over_grid(partial(update, rate=rate))(state, x[rows], ys, lr, weight_decay)
         return (state, number + 1), None
 
-    return jax.lax.scan(step, (state, first), (xs, ys))[0][0]
+    return jax.lax.scan(step, (state, first), (rows, ys))[0][0]
 
 
 @partial(jax.jit, static_argnames="head")
@@ -132,10 +133,14 @@ def train_heads(
     state = (params, jax.vmap(jax.vmap(_adam.init))(params))
     lr = jnp.asarray([g["lr"] for g in grid], jnp.float32)
     decay = jnp.asarray([g["weight_decay"] for g in grid], jnp.float32)
+    resident = train.x.nbytes <= RESIDENT
+    x = jnp.asarray(train.x[:, 0]) if resident else None
     for first in range(0, total, CHUNK):
         rows = order[first : first + CHUNK]
-        xs, ys = train.x[rows, 0], train.labels[rows]
-        state = _train_chunk(state, xs, ys, lr, decay, jnp.float32(first), head, total)
+        ys = train.labels[rows]
+        if not resident:  # a chunk's examples only, read from the memory map
+            x, rows = train.x[rows.ravel(), 0], np.arange(rows.size).reshape(rows.shape)
+        state = _train_chunk(state, x, rows, ys, lr, decay, jnp.float32(first), head, total)
         if progress:
             progress((first + CHUNK) / total)
     return state[0]

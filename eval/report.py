@@ -69,9 +69,9 @@ def write_report(
     specs = evaluation.about.get("specs", {})
     spec = clips or specs.get("test") or specs.get("train") or features.sibling(run.config.data.train, "test")
     title = run.folder.resolve().name
+    kicker = f"{run.config.objective.name} · {run.config.model.encoder.name} · {title}"
     body = [
-        f'<header><p class="kicker">{escape(run.config.objective.name)} · {escape(run.config.model.encoder.name)}</p>'
-        f"<h1>What {escape(title)} learned</h1>",
+        f'<header><p class="kicker">{escape(kicker)}</p><h1>What the encoder learned</h1>',
         report_parts.headline(evaluation, run),
         report_parts.facts(run, evaluation) + "</header>",
         report_parts.reconstructions(reconstruct(run, params, spec), run),

@@ -49,7 +49,7 @@ def headline(evaluation: Evaluation, run: Run) -> str:
     """Big numbers of each task, then one sentence."""
     names = evaluation.encoders
     first, base = names[0], names[-1] if len(names) > 1 else None
-    cards, ahead = [], []
+    cards = []
     for task in evaluation.tasks():
         found = evaluation.of(task)
         probe, labels = _best_known(found)
@@ -60,10 +60,9 @@ def headline(evaluation: Evaluation, run: Run) -> str:
         if base and base in found[probe, labels]:
             other = found[probe, labels][base]["accuracy"]
             gain = 100 * (row["accuracy"] - other)
-            ahead.append(gain)
             below = (
                 f'<span class="gain {"up" if gain >= 0 else "down"}">{gain:+.0f} points</span> '
-                f"over {escape(base)} ({100 * other:.0f} %)"
+                f"against {escape(base)} ({100 * other:.0f} %)"
             )
         bar = charts.dumbbell(
             [(e, r["accuracy"], r["std"]) for e in names if (r := found[probe, labels].get(e))],
@@ -74,20 +73,16 @@ def headline(evaluation: Evaluation, run: Run) -> str:
             f"<small>%</small></div>{bar}<p>{below}<br><span class=soft>{PROBE_NAMES.get(probe, probe)} probe, "
             f"{_labels(labels)}, {row['n']:,} test clips</span></p></div>"
         )
-    if not ahead:
-        sentence = "The frozen encoder's features, judged by simple probes."
-    elif min(ahead) > 1:
+    sentence = "The frozen encoder's features, judged by simple probes."
+    pairs = [
+        f for t in evaluation.tasks() for f in evaluation.of(t).values() if base and {first, base} <= f.keys()
+    ]
+    if pairs:
+        won = sum(f[first]["accuracy"] > f[base]["accuracy"] for f in pairs)
         sentence = (
-            f"After {run.step:,} steps of watching videos without a single label, the frozen encoder knows more about "
-            "them than the same network before training, in every task."
+            f"{run.step:,} steps of watching videos, and not one label. Then the encoder was frozen, and simple probes "
+            f"asked what it knows: it beats the same network before training in {won} of {len(pairs)} comparisons."
         )
-    elif max(ahead) > 1:
-        sentence = (
-            f"After {run.step:,} steps the frozen encoder is ahead of the same network before training in some "
-            "tasks, not in all."
-        )
-    else:
-        sentence = f"After {run.step:,} steps the frozen encoder is not yet ahead of the same network before training."
     return f'<p class="lead">{sentence}</p><div class="bigs">{"".join(cards)}</div>'
 
 
@@ -160,15 +155,18 @@ def details(evaluation: Evaluation) -> str:
         classes = evaluation.class_names.get(task) or [str(i) for i in range(len(row["per_class"]))]
         bars = charts.class_bars(classes, row["per_class"], other and other.get("per_class"))
         title = f"{PROBE_NAMES.get(probe, probe)} probe, {_labels(labels)}"
+        name = escape(task[:1].upper() + task[1:])
         mark = f", the line marks {escape(base)}" if other else ""
         cards = [
-            f'<figure class="card"><figcaption>{escape(task)} by class <small>{title}{mark}</small></figcaption>'
+            f'<figure class="card"><figcaption>{name} by class <small>{title}{mark}</small></figcaption>'
             f"{bars}</figure>"
         ]
         for r in filter(None, (row, other)):
             matrix = evaluation.confusions.get(results.key(r))
-            if matrix is not None and len(matrix) <= 120:
-                cards.append(charts.confusion(matrix, classes, f"{task}: {r['encoder']}, truth in rows"))
+            if matrix is not None and len(matrix) <= 60:
+                cards.append(
+                    charts.confusion(matrix, classes, f"{r['encoder']}: truth in rows, answers in columns")
+                )
         parts.append(f'<div class="grid">{"".join(cards)}</div>')
     return f"<section><h2>Class by class</h2>{''.join(parts)}</section>" if parts else ""
 

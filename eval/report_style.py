@@ -73,8 +73,11 @@ line.grid{stroke:var(--line);stroke-width:1}
 .line.s0{stroke:var(--s0)}.line.s1{stroke:var(--s1)}.line.s2{stroke:var(--s2)}.line.s3{stroke:var(--s3)}
 .dot.s0{fill:var(--s0)}
 .chart .legend{margin:8px 0 0}
-rect.cell{fill:var(--rail);stroke:var(--card);stroke-width:1.5}
-rect.hit{fill:var(--s0)}rect.miss{fill:var(--down)}
+.confusion{display:grid;gap:2px;align-items:center}
+.confusion b{font:400 12px/1 system-ui,sans-serif;color:var(--soft);max-width:8.5em;padding-right:8px;
+white-space:nowrap;overflow:hidden;text-overflow:ellipsis;direction:rtl;text-align:right}
+.confusion i{aspect-ratio:1;border-radius:2px;background:color-mix(in srgb,var(--down) var(--v),var(--rail))}
+.confusion .hit{background:color-mix(in srgb,var(--s0) var(--v),var(--rail))}
 .bars{display:grid;gap:5px}
 .bar{display:grid;grid-template-columns:minmax(5.5em,38%) 1fr 2.2em;gap:10px;align-items:center;font-size:14px}
 .bar .name{text-align:right;line-height:1.15;overflow-wrap:anywhere}.bar .value{text-align:right;color:var(--soft)}

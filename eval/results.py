@@ -106,6 +106,8 @@ def percent(row: dict) -> str:
 def print_table(rows: list[dict], console: Console | None = None) -> None:
     """One line a task, probe and budget; a column for each encoder, and how far the first is ahead of the last."""
     console = console or Console()
+    if not console.is_terminal:  # a log has no width of its own
+        console.width = 120
     encoders = list(dict.fromkeys(r["encoder"] for r in rows))
     table = Table(title=f"Accuracy on {rows[0]['split']} in %, mean ± spread over seeds")
     for name in ("task", "probe", "labels"):

@@ -57,7 +57,7 @@ def run(videos, tmp_path_factory):
     save_config(config, folder)
     params = jax.tree.map(lambda p: p * 1.25 + 0.01, initial_params(config))
     saved = checkpoint.Checkpoints(folder, keep=1)
-    saved.save(3, {"step": np.int32(3), "params": params})
+    saved.save(3, {"step": np.zeros((), np.int32), "params": params})
     saved.wait()
     saved.close()
     lines = [

@@ -100,6 +100,17 @@ def test_grid_equals_single_runs(head):
             )
 
 
+def test_features_too_large_for_the_device_train_the_same_heads(monkeypatch):
+    train, head = token_blobs(90, 1), Head("attentive", 8, 2)
+    run = lambda: probes.train_heads(  # noqa: E731
+        head, train, everything(train), [0, 1], [dict(lr=1e-2, weight_decay=0.1)], 4,
+        epochs=1, min_steps=10, batch_size=16,
+    )  # fmt: skip
+    whole = run()
+    monkeypatch.setattr(probes, "RESIDENT", 0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, run())
+
+
 def test_seeds_differ_and_repeat(splits):
     def run():
         subsets = np.stack([labels.subset(splits["train"].labels, 5, s) for s in (0, 1)])
