@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     c = common.get_config()
     c.total_steps = 2000
     c.batch_size = 128
-    c.precision = "auto"
+    c.precision = "bfloat16_dots"  # on a CPU 1.6 times as fast as float32
     c.unroll = 0
 
     c.data.train = "data/digits/train.csv"

@@ -1,0 +1,75 @@
+"""Every shipped config trains: two steps at toy size, through the real trainer."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from vfm.train import train
+
+SHIPPED = [
+    *("quickstart", "quickstart_mamba"),
+    *(f"videomae:{size}" for size in "sblhg"),
+    *(f"videomamba:{size}" for size in ("ti", "s", "m")),
+]
+
+
+def load(spec: str) -> ConfigDict:
+    name, _, argument = spec.partition(":")
+    module = importlib.import_module(f"configs.{name}")
+    return module.get_config(*filter(None, [argument]))
+
+
+def toy(config: ConfigDict) -> ConfigDict:
+    """The same experiment on 4 frames of 32 x 32 pixels, at a width of 32 and a depth of 2."""
+    config.total_epochs, config.total_examples = None, None
+    config.total_steps, config.batch_size = 2, 4
+    config.optim.warmup, config.log_every, config.checkpoint.every = "1 steps", "1 steps", ""
+    config.data.frames, config.data.size = 4, 32
+    for part in (config.model.encoder, config.objective.predictor):
+        part.width, part.depth = 32, 2
+        if "heads" in part:
+            part.heads = 2
+    config.model.encoder.update(dict(frames=4, image_size=32, patch=8, tubelet=2))
+    config.objective.mask.ratio = 0.75
+    return config
+
+
+def batches(start, rows):
+    def endless():
+        while True:
+            rng = np.random.default_rng(0)
+            video = rng.integers(0, 256, (4, 4, 32, 32, 3), np.uint8)
+            yield {"video": video[rows], "id": np.arange(4, dtype=np.int32)[rows]}
+
+    return endless()
+
+
+def test_every_config_file_is_in_the_list():
+    files = {p.stem for p in Path("configs").glob("*.py")} - {"__init__", "common"}
+    assert files == {spec.partition(":")[0] for spec in SHIPPED}
+
+
+@pytest.mark.parametrize("spec", SHIPPED)
+def test_trains_two_steps(spec, tmp_path):
+    train(toy(load(spec)), tmp_path, batches=batches)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    assert all(0.1 < line["train/loss"] < 10 and line["skipped"] == 0 for line in lines), lines
+
+
+@pytest.mark.parametrize("spec", ["videomae:x", "videomamba:l"])
+def test_an_unknown_size_names_the_sizes(spec):
+    with pytest.raises(ValueError, match="choose one of"):
+        load(spec)
+
+
+def test_published_sizes_and_recipes():
+    base = load("videomae:b")
+    assert base.batch_size == 2048 and base.optim.lr == 1.5e-4 and base.objective.mask.ratio == 0.9
+    giant = load("videomae:g")
+    # 6e-4 for 256 videos, which are 1,024 clips.
+    assert giant.optim.lr * giant.batch_size == pytest.approx(6e-4 * 2048)
