@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+from vfm.errors import UserError
 from vfm.train import checkpoint, cli
 
 
@@ -18,14 +19,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.checkpoint", description=__doc__.splitlines()[0])
     parser.add_argument("workdir", metavar="DIR", help="folder of a training run")
     parser.add_argument("--step", type=int, help="only this one")
-    parser.add_argument("--which", default="params", choices=("params", "ema"), help="which parameters to digest")
+    parser.add_argument(
+        "--which", default="params", choices=("params", "ema"), help="which parameters to digest"
+    )
     arguments = parser.parse_args()
     listed = checkpoint.steps(arguments.workdir)
     if arguments.step is not None or not listed:
         listed = [arguments.step]  # where there is none, restoring it says so
     print(f"{'step':>10}  {'MiB':>10}  {'parameters':>14}  sha256 of {arguments.which}")
     for step in listed:
-        params, step = checkpoint.restore_params(arguments.workdir, step, arguments.which)
+        try:
+            params, step = checkpoint.restore_params(arguments.workdir, step, arguments.which)
+        except UserError as error:
+            if len(listed) == 1:
+                raise
+            print(f"{step:>10}  {error}")  # such as one that a killed run was removing
+            continue
         folder = Path(arguments.workdir) / "checkpoints" / str(step)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
         count = sum(leaf.size for leaf in jax.tree.leaves(params))

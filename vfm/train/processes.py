@@ -19,10 +19,8 @@ def initialize() -> None:
     """Join the other processes of the run, if there are any. Call it before anything uses a device.
 
     Either JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who is who, or a cluster does (Slurm,
-    Open MPI, TPU pods).
+    Open MPI, TPU pods). CPUs talk through gloo, jax's default.
     """
-    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
     if ADDRESS in os.environ:
         try:
             count, index = int(os.environ[COUNT]), int(os.environ[INDEX])

@@ -1,6 +1,7 @@
 """What a run says while it trains: a bar on a terminal, plain lines with the time left elsewhere."""
 
 import logging
+import os
 import sys
 import time
 
@@ -66,3 +67,5 @@ def show_logs() -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    # What goes wrong while Orbax writes in the background is raised, in one line; its own report has hundreds.
+    logging.getLogger("absl").addFilter(lambda record: f"{os.sep}orbax{os.sep}" not in record.pathname)

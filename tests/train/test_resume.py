@@ -1,0 +1,155 @@
+"""main.py on real videos: killed, terminated and started again, it ends in the bits of the uninterrupted run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from input_pipeline import embedded
+
+STEPS = 40
+
+
+class Runs:
+    """Starts main.py on a few small videos."""
+
+    def __init__(self, toy, home):
+        self.toy, self.home = toy, home
+        self.data = embedded.make(home / "data", sizes=dict(train=48, validation=1, test=1), workers=1)
+
+    def start(self, name: str, *overrides: str) -> subprocess.Popen:
+        options = {
+            "data.train": self.data / "train.csv",
+            "data.frames": 8,
+            "data.size": 16,
+            "data.cache_size": 16,
+            "total_steps": STEPS,
+            "batch_size": 16,
+            "log_every": "2 steps",
+            "checkpoint.every": "4 steps",
+            "checkpoint.keep": 3,
+            "optim.warmup": "4 steps",
+            "model.encoder.width": 32,
+            "model.encoder.depth": 1,
+            "model.encoder.image_size": 16,
+            "model.encoder.frames": 8,
+            "objective.predictor.width": 16,
+            "ema": 0.9,
+        }
+        given = [f"--config.{key}={value}" for key, value in options.items()]
+        command = ["main.py", "--config=configs/quickstart.py", f"--workdir={self.home / name}"]
+        return subprocess.Popen(
+            [sys.executable, *command, *given, *overrides],
+            cwd=self.toy.root,
+            env=self.toy.environment() | {"JAX_COMPILATION_CACHE_DIR": str(self.home / "compiled")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def step(self, name: str) -> int:
+        """The last step in the log of a run."""
+        file = self.home / name / "metrics.jsonl"
+        lines = file.read_text().split("\n")[:-1] if file.exists() else []
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    def wait_for(self, process: subprocess.Popen, name: str, step: int) -> None:
+        end = time.monotonic() + 200
+        while self.step(name) < step:
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < end, f"no step {step}"
+            time.sleep(0.002)
+
+
+def finish(process: subprocess.Popen) -> str:
+    text, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, text[-3000:]
+    return text
+
+
+@pytest.fixture(scope="module")
+def runs(toy, tmp_path_factory):
+    runs = Runs(toy, tmp_path_factory.mktemp("resume"))
+    runs.printed = {"whole": finish(runs.start("whole"))}
+
+    process = runs.start("broken")
+    runs.wait_for(process, "broken", 10)
+    process.kill()
+    process.wait()
+    runs.killed_at = runs.step("broken")
+
+    process = runs.start("broken")
+    runs.wait_for(process, "broken", 24)
+    process.send_signal(signal.SIGTERM)
+    runs.printed["terminated"] = finish(process)
+    runs.left = sorted(int(p) for p in os.listdir(runs.home / "broken" / "checkpoints") if p.isdigit())
+
+    runs.printed["resumed"] = finish(runs.start("broken", "--config.log_every=4 steps"))
+    return runs
+
+
+def listed(toy, run, *options) -> list[str]:
+    done = toy.run("-m", "scripts.checkpoint", str(run), *options)
+    assert done.returncode == 0, done.stderr
+    return [line.split() for line in done.stdout.splitlines()[1:]]
+
+
+def test_the_last_parameters_are_equal_bit_for_bit(toy, runs):
+    assert 10 <= runs.killed_at < STEPS
+    for which in ("params", "ema"):
+        whole, broken = (listed(toy, runs.home / name, "--which", which)[-1] for name in ("whole", "broken"))
+        assert whole[0] == broken[0] == str(STEPS)
+        assert len(whole[3]) == 64 and whole[3] == broken[3]
+
+
+def test_sigterm_saves_the_step_at_hand_and_leaves_with_exit_code_0(runs):
+    step = runs.left[-1]
+    assert 24 <= step < STEPS
+    assert f"SIGTERM: saved step {step} of {STEPS}" in runs.printed["terminated"]
+    assert f"resume from step {step}" in runs.printed["resumed"]
+
+
+def test_curves_have_no_gaps_and_no_duplicates(runs):
+    def curve(name):
+        rows = map(json.loads, (runs.home / name / "metrics.jsonl").read_text().splitlines())
+        return {row["step"]: row["train/loss"] for row in rows}, rows
+
+    whole, broken = curve("whole")[0], curve("broken")[0]
+    assert list(whole) == list(range(2, STEPS + 1, 2))
+    assert list(broken) == sorted(set(broken)) and list(broken)[-1] == STEPS
+    same = [step for step in whole if step in broken and step <= runs.killed_at // 4 * 4]
+    assert same and all(whole[step] == broken[step] for step in same)
+
+
+def test_a_harmless_change_is_noted_when_the_run_resumes(runs):
+    assert (
+        "note: config.log_every was '2 steps' when the run was saved, is '4 steps'" in runs.printed["resumed"]
+    )
+
+
+def test_a_run_leaves_config_environment_events_and_few_checkpoints(runs):
+    folder = runs.home / "broken"
+    assert json.loads((folder / "config.json").read_text())["batch_size"] == 16
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["devices"] == 1 and environment["seconds"] > 0
+    assert list((folder / "tensorboard").glob("events*"))
+    assert sorted(int(p.name) for p in (folder / "checkpoints").iterdir()) == [32, 36, 40]
+
+
+def test_a_finished_run_says_that_there_is_nothing_to_do(runs):
+    assert "nothing to do" in finish(runs.start("whole"))
+
+
+def test_another_model_in_the_same_folder_is_refused(toy, runs):
+    process = runs.start("whole", "--config.model.encoder.depth=2", "--config.objective.mask.ratio=0.5")
+    text, _ = process.communicate(timeout=200)
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert process.returncode == 1 and len(errors) == 1 and "Traceback" not in text
+    assert (
+        "config.model.encoder.depth was 1, is 2" in errors[0] and "config.objective.mask.ratio" in errors[0]
+    )
+    assert listed(toy, runs.home / "whole")[-1][0] == str(STEPS)
