@@ -10,7 +10,7 @@ WIDTH, HEIGHT = 330, 200
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 28
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers inside [low, high]."""
     span = (high - low) or abs(high) or 1.0
     raw = span / count

@@ -109,8 +109,8 @@ def print_table(rows: list[dict], console: Console | None = None) -> None:
     if not console.is_terminal:  # a log has no width of its own
         console.width = 120
     encoders = list(dict.fromkeys(r["encoder"] for r in rows))
-    table = Table(title=f"Accuracy on {rows[0]['split']} in %, mean ± spread over seeds")
-    for name in ("task", "probe", "labels"):
+    table = Table(title="Accuracy in %, mean ± spread over seeds")
+    for name in ("split", "task", "probe", "labels"):
         table.add_column(name)
     for name in encoders:
         table.add_column(name, justify="right")
@@ -120,9 +120,9 @@ def print_table(rows: list[dict], console: Console | None = None) -> None:
     table.add_column("n", justify="right")
     groups: dict[tuple, dict[str, dict]] = {}
     for r in rows:
-        groups.setdefault((r["task"], r["probe"], str(r["labels"])), {})[r["encoder"]] = r
+        groups.setdefault((r["split"], r["task"], r["probe"], str(r["labels"])), {})[r["encoder"]] = r
     previous = None
-    for (task, probe, labels), found in groups.items():
+    for (split, task, probe, labels), found in groups.items():
         any_row = next(iter(found.values()))
         cells = [percent(found[e]) if e in found else "" for e in encoders]
         if len(encoders) > 1:
@@ -135,5 +135,5 @@ def print_table(rows: list[dict], console: Console | None = None) -> None:
         previous = task
         majority = any_row.get("majority")
         cells += ["" if majority is None else f"{100 * majority:.1f}", str(any_row["n"])]
-        table.add_row(task, probe, labels, *cells)
+        table.add_row(split, task, probe, labels, *cells)
     console.print(table)
