@@ -31,7 +31,7 @@ def main() -> None:
         return
     evaluator = None
     if flag.config.eval.every:
-        from eval.inline import make_evaluator
+        from eval.in_training import make_evaluator
 
         evaluator = make_evaluator(flag.config)
     train(flag.config, flag.workdir, evaluator=evaluator)

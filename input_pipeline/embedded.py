@@ -92,7 +92,7 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
 
 
 def _shift(images: np.ndarray, y: np.ndarray, x: np.ndarray, wrap: bool) -> np.ndarray:
-    """Frame t of [T, S, S, ...] (or one image for all) moved by (y[t], x[t]) whole pixels, around the borders or past."""
+    """Frame t of [T, S, S, ...] (or one for all) moved by (y[t], x[t]) whole pixels; `wrap` = around the border."""
     rows = np.arange(SIDE) - np.round(y).astype(int)[:, None]
     columns = np.arange(SIDE) - np.round(x).astype(int)[:, None]
     rows, columns = ((i % SIDE) if wrap else np.clip(i, 0, SIDE - 1) for i in (rows, columns))

@@ -3,7 +3,7 @@
     python -m scripts.quickstart --workdir runs/quickstart
 
 Each step is an ordinary command of this repository and is printed before it runs, so that it can be run alone.
-A finished step is not repeated: calling it again after an interruption goes on where it stopped.
+A finished step is not repeated: after an interruption the same command goes on where it stopped.
 """
 
 import argparse
@@ -48,6 +48,11 @@ def steps_of(workdir: Path, config: str, short: bool) -> list[tuple[str, list[st
     ]
 
 
+def newer(result: Path, source: Path) -> bool:
+    """Whether a result is there and was made from the source as it is now."""
+    return result.exists() and source.exists() and result.stat().st_mtime >= source.stat().st_mtime
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,10 +70,18 @@ def main() -> int:
     workdir = Path(options.workdir)
     began = time.time()
     steps = steps_of(workdir, options.config, options.short)
+    checkpoints, results = workdir / "pretrain" / "checkpoints", workdir / "results.jsonl"
+    outcomes = {
+        3: (results, checkpoints),
+        4: (workdir / "report.html", results),
+    }  # the others see for themselves
     for number, (title, arguments) in enumerate(steps, 1):
         words = [str(a) for a in arguments]
         print(f"\n[{number}/{len(steps)}] {title} ({time.time() - began:.0f} s so far)", flush=True)
         print(f"$ python {shlex.join(words)}", flush=True)
+        if number in outcomes and newer(*outcomes[number]):
+            print(f"done before: {outcomes[number][0]}")
+            continue
         code = subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ).returncode
         if code:
             print(f"error: step {number} ended with exit code {code}; see its message above", file=sys.stderr)
