@@ -8,17 +8,24 @@ python main.py --config configs/NAME.py[:arg] --dry_run
 
 import sys
 
-from absl import flags
+# Decoding processes import this file again and have no use for jax, so the rest is imported where it is needed.
 
-from vfm.errors import UserError
-from vfm.train import cli, dry_run, processes, progress, train
 
-cli.define_config()
-flags.DEFINE_string("workdir", None, "folder of the run: config, metrics, checkpoints")
-flags.DEFINE_bool("dry_run", False, "print parameters, shardings, FLOPs and memory a device, and leave")
+def define_flags() -> None:
+    from absl import flags
+
+    from vfm.train import cli
+
+    cli.define_config()
+    flags.DEFINE_string("workdir", None, "folder of the run: config, metrics, checkpoints")
+    flags.DEFINE_bool("dry_run", False, "print parameters, shardings, FLOPs and memory a device, and leave")
 
 
 def main() -> None:
+    from vfm.errors import UserError
+    from vfm.train import cli, dry_run, processes, progress, train
+
+    define_flags()
     flag = cli.parse(sys.argv)
     if flag.config is None:
         raise UserError("--config is missing: give a config file, such as --config configs/quickstart.py")
@@ -31,11 +38,13 @@ def main() -> None:
         return
     evaluator = None
     if flag.config.eval.every:
-        from eval.in_training import make_evaluator
+        from eval.inline import make_evaluator
 
         evaluator = make_evaluator(flag.config)
     train(flag.config, flag.workdir, evaluator=evaluator)
 
 
-if __name__ == "__main__":  # decoding processes import this file again
+if __name__ == "__main__":
+    from vfm.train import cli
+
     cli.run(main)

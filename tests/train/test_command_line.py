@@ -7,9 +7,9 @@ import pytest
 # Each command line is parsed in a fork of one process, because flags are global and imports are slow.
 PARSE = """
 import json, os, sys
-from absl import flags
 import main as program
 from vfm.train import cli
+program.define_flags()
 for arguments in json.loads(sys.argv.pop()):
     sys.stdout.flush()
     if os.fork() == 0:

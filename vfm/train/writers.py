@@ -115,11 +115,11 @@ class Writers:
         if jax.process_index() != 0:
             return
         workdir = Path(workdir)
+        # First the one that can be refused, so that no other is left open.
+        online = [WeightsAndBiases(workdir, config.to_dict())] if config.wandb else []
         lines = JsonLines(workdir, start)
         self.seconds_before = lines.seconds_before
-        self._all = [lines, TensorBoard(workdir, start)]
-        if config.wandb:
-            self._all.append(WeightsAndBiases(workdir, config.to_dict()))
+        self._all = [lines, TensorBoard(workdir, start), *online]
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for writer in self._all:
