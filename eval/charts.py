@@ -29,6 +29,8 @@ def number(value: float) -> str:
         return f"{value / 1e6:g}M"
     if size >= 1e4:
         return f"{value / 1e3:g}k"
+    if size >= 1e3:
+        return f"{value:,.0f}"
     return f"{value:.3g}" if size >= 1e-4 else f"{value:.0e}"
 
 
