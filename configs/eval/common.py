@@ -31,18 +31,18 @@ def get_config() -> ConfigDict:
     c.pooling = "mean"  # of the linear and kNN probes: mean (of tokens) | cls
 
     c.linear = p = ConfigDict()  # standardised pooled features -> softmax regression, AdamW, cosine to 0
-    p.lr = (1e-3, 3e-3, 1e-2)
+    p.lr = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     p.weight_decay = (1e-3, 0.1, 1.0)
-    p.epochs = 20
-    p.min_steps = 200  # few labels make short epochs
+    p.epochs = 60
+    p.min_steps = 600  # few labels make short epochs
     p.batch_size = 256
 
     c.attentive = p = ConfigDict()  # one learned query, one cross-attention block -> softmax regression
-    p.lr = (1e-3, 3e-3)
-    p.weight_decay = (0.01, 0.3)
+    p.lr = (1e-3, 3e-3, 1e-2)
+    p.weight_decay = (0.1,)
     p.heads = 0  # 0 = one for each 64 channels
     p.mlp_ratio = 4.0
-    p.epochs = 10
+    p.epochs = 12
     p.min_steps = 150
     p.batch_size = 256
 
