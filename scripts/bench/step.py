@@ -185,7 +185,8 @@ def _table(results: list[dict], settings: dict, arguments: argparse.Namespace) -
         title=f"VideoMAE ViT-{settings['size'].upper()}, {settings['frames']} x {settings['image_size']}^2, batch "
         f"{settings['batch']}: forward, backward and update, {flops / 1e9:,.1f} GFLOP a clip",
         caption=f"{results[0]['device']}, {settings['threads']} threads; median (spread) of {arguments.rounds} "
-        f"alternating rounds of {arguments.steps} steps; bfloat16 of torch = autocast",
+        f"alternating rounds of {arguments.steps} steps; bfloat16 of torch = autocast; "
+        f"GLIBC_TUNABLES={os.environ.get('GLIBC_TUNABLES', MALLOC)} for all",
     )
     table.add_column("framework")
     table.add_column("precision")
