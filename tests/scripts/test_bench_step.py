@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOY = ("--frames", "2", "--image_size", "32", "--batch", "2", "--precision", "float32", "--threads", "1")
+TOY = ("--frames", "2", "--image_size", "32", "--batch", "2", "--precision", "float32")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess:
@@ -31,7 +31,7 @@ def test_two_steps_of_ours_give_a_table_and_a_file(tmp_path):
     ours = json.loads((tmp_path / "step.json").read_text())["results"][0]
     assert len(ours["seconds"]) == 2
     assert min(ours["clips_per_s"], ours["flops_per_s"], ours["peak_bytes"]) > 0
-    # Two tokens of eight values of each colour and more: the standardised target of noise has variance 1.
+    # The standardised target of noise has variance 1.
     assert 0.5 < ours["first_loss"] < 5
     if "ours/torch" not in done.stdout:
         assert "--torch_python" in done.stdout, "it says how to get the comparison"
@@ -41,9 +41,7 @@ def test_two_steps_of_ours_give_a_table_and_a_file(tmp_path):
     ("arguments", "named"),
     [
         (("--precision", "float33"), "float33"),
-        (("--torch_precision", "float16"), "float16"),
         (("--torch_python", "no-such-python"), "no-such-python"),
-        (("--threads", "100000"), "100000"),
     ],
 )
 def test_mistakes_are_one_line(arguments, named):
