@@ -14,7 +14,7 @@ setup: ## Make .venv and install everything into it (the targets below do so the
 	@bash scripts/setup.sh
 
 quickstart: setup ## Pretrain a small video encoder, probe it, write runs/quickstart/report.html
-	.venv/bin/python -m scripts.quickstart --workdir runs/quickstart $(ARGS)
+	.venv/bin/python -m scripts.quickstart $(ARGS)
 
 test: setup ## Run the fast tests (a few minutes); ARGS="-k name" picks some, JOBS=8 runs more at once
 	$(PYTEST) -m "not slow" $(ARGS)

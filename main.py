@@ -36,12 +36,9 @@ def main() -> None:
     if flag.dry_run:
         print(dry_run(flag.config))
         return
-    evaluator = None
-    if flag.config.eval.every:
-        from eval.inline import make_evaluator
+    from eval.in_training import evaluator
 
-        evaluator = make_evaluator(flag.config)
-    train(flag.config, flag.workdir, evaluator=evaluator)
+    train(flag.config, flag.workdir, evaluator=evaluator(flag.config))
 
 
 if __name__ == "__main__":

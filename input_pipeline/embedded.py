@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.encode import write_mp4
+from vfm.errors import UserError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 MOTIONS = {  # caption verb: (x, y, turn, zoom) per unit of speed
@@ -177,6 +179,9 @@ def make(
     """Write the data set to `folder`: {split}/*.mp4, {split}.csv (path, digit, motion, caption), classes.json.
 
     Does nothing where the same set is there already. A new one appears under its name only when it is complete.
+
+    Raises:
+      UserError: the folder holds something else.
     """
     folder, sizes = Path(folder), {**SPLITS, **(sizes or {})}
     recipe = {"version": _VERSION, "seed": seed, "sizes": sizes, "frames": FRAMES, "side": SIDE}
@@ -185,9 +190,14 @@ def make(
     if done.exists() and json.loads(done.read_text()) == recipe:
         return folder
     draft = folder.with_name(folder.name + ".part")
+    for old in (folder, draft):
+        if old.exists() and any(old.iterdir()) and not (old / "recipe.json").exists():
+            raise UserError(f"'{old}' exists and holds something else; name a folder that is new or empty")
     shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    (draft / "recipe.json").write_text("{}")  # marks what a later call may remove
     for split in sizes:
-        (draft / split).mkdir(parents=True)
+        (draft / split).mkdir()
     block = 50
     tasks = [
         (str(draft), split, start, min(start + block, n), seed)
@@ -224,4 +234,7 @@ if __name__ == "__main__":
     for name, size in SPLITS.items():
         parser.add_argument(f"--{name}", type=int, default=size, help=f"clips (default {size})")
     options = vars(parser.parse_args())
-    make(options["folder"], {name: options[name] for name in SPLITS}, options["seed"])
+    try:
+        make(options["folder"], {name: options[name] for name in SPLITS}, options["seed"])
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -7,12 +7,15 @@ A finished step is not repeated: after an interruption the same command goes on 
 """
 
 import argparse
-import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from vfm.train import checkpoint
+from vfm.train.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = {  # a smoke run of some minutes: the same path, but too few steps to learn motion
@@ -53,12 +56,34 @@ def newer(result: Path, source: Path) -> bool:
     return result.exists() and source.exists() and result.stat().st_mtime >= source.stat().st_mtime
 
 
+def run(words: list[str]) -> int:
+    """Run a python command to its end; a signal that ends this process reaches the command, which may save first."""
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: process.send_signal(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command by itself
+    try:
+        return process.wait()
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def unfinished(folder: Path) -> str:
+    """What is missing from a training run that left without an error, such as one that was told to stop."""
+    total, done = load_config(folder).total_steps, checkpoint.steps(folder)
+    if total and (not done or done[-1] < total):
+        return (
+            f"training stopped at step {done[-1] if done else 0:,} of {total:,}; run the same command again"
+        )
+    return ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--workdir", default="runs/quickstart", help="where results go (default: %(default)s)"
+        "--workdir", help="where results go (default: runs/quickstart, or runs/quickstart-short)"
     )
     parser.add_argument(
         "--config", default="configs/quickstart.py", help="what to train (default: %(default)s)"
@@ -67,7 +92,7 @@ def main() -> int:
         "--short", action="store_true", help="a smoke run of a few minutes; learns next to nothing"
     )
     options = parser.parse_args()
-    workdir = Path(options.workdir)
+    workdir = Path(options.workdir or ("runs/quickstart-short" if options.short else "runs/quickstart"))
     began = time.time()
     steps = steps_of(workdir, options.config, options.short)
     checkpoints, results = workdir / "pretrain" / "checkpoints", workdir / "results.jsonl"
@@ -75,19 +100,22 @@ def main() -> int:
         3: (results, checkpoints),
         4: (workdir / "report.html", results),
     }  # the others see for themselves
+    minutes_left = [0, 11, 10.5, 2.5, 0.3]  # from each step on, on two CPU cores
     for number, (title, arguments) in enumerate(steps, 1):
         words = [str(a) for a in arguments]
-        print(f"\n[{number}/{len(steps)}] {title} ({time.time() - began:.0f} s so far)", flush=True)
+        left = "" if options.short else f", about {minutes_left[number]:g} minutes left on two CPU cores"
+        print(f"\n[{number}/{len(steps)}] {title} ({time.time() - began:.0f} s so far{left})", flush=True)
         print(f"$ python {shlex.join(words)}", flush=True)
         if number in outcomes and newer(*outcomes[number]):
             print(f"done before: {outcomes[number][0]}")
             continue
-        code = subprocess.run([sys.executable, *words], cwd=ROOT, env=os.environ).returncode
-        if code:
-            print(f"error: step {number} ended with exit code {code}; see its message above", file=sys.stderr)
-            return code
-    minutes = (time.time() - began) / 60
-    print(f"\nDone in {minutes:.1f} minutes. Open {workdir / 'report.html'} in a browser.")
+        code = run(words)
+        problem = unfinished(workdir / "pretrain") if number == 2 and not code else ""
+        if code or problem:
+            message = problem or f"step {number} ended with exit code {code}; see its message above"
+            print(f"error: {message}", file=sys.stderr)
+            return code if code > 0 else 1
+    print(f"\nDone in {(time.time() - began) / 60:.1f} minutes. Open {workdir / 'report.html'} in a browser.")
     return 0
 
 

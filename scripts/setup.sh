@@ -55,7 +55,12 @@ new_enough() {
     "$1" -c "$test" </dev/null >/dev/null 2>&1
 }
 
-can_make_venv() { "$1" -c 'import ensurepip, ssl, venv' </dev/null >/dev/null 2>&1; }
+can_another_python_is_asked_for() {
+    local base='import sys; print(sys.base_prefix)'
+    [ -n "${PYTHON:-}" ] && [ "$("$PYTHON" -c "$base" 2>/dev/null)" != "$("$VENV_PYTHON" -c "$base" 2>/dev/null)" ]
+}
+
+make_venv() { "$1" -c 'import ensurepip, ssl, venv' </dev/null >/dev/null 2>&1; }
 
 version_of() { "$1" -c 'import platform; print(platform.python_version())' </dev/null 2>/dev/null; }
 
@@ -187,14 +192,14 @@ stop() {
 
 main() {
     local wanted packages
-    if [ -x "$VENV_PYTHON" ] && wanted=$(fingerprint "$VENV_PYTHON" 2>/dev/null) &&
+    if ! another_python_is_asked_for && [ -x "$VENV_PYTHON" ] && wanted=$(fingerprint "$VENV_PYTHON" 2>/dev/null) &&
         [ "$(cat "$STAMP" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
     trap stop INT TERM
     [ -w . ] || fail "the folder '$PWD' cannot be written to; make it writable or clone the project elsewhere"
     : >"$LOG"
-    venv_is_sound || make_venv
+    if another_python_is_asked_for || ! venv_is_sound; then make_venv; fi
     touch "$UNFINISHED"
     rm -f "$STAMP"
     packages=$(extras)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import embedded
+from vfm.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,13 @@ def test_the_same_call_leaves_a_complete_set_alone(folder):
     embedded.make(folder, {"train": 24, "validation": 4, "test": 4})
     assert (folder / "train" / "00000.mp4").stat().st_mtime_ns == before
     assert not folder.with_name("digits.part").exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "holiday.mp4").write_bytes(b"dear")
+    with pytest.raises(UserError, match="holds something else"):
+        embedded.make(tmp_path, {"train": 1, "validation": 1, "test": 1})
+    assert (tmp_path / "holiday.mp4").read_bytes() == b"dear"
 
 
 def test_files_hold_what_was_drawn(folder):

@@ -41,11 +41,14 @@ def define_config() -> None:
 
 
 def parse(argv: list[str]) -> flags.FlagValues:
-    """Parse the command line; flags have to be defined before.
+    """Parse the command line; flags have to be defined before. --help prints them and leaves.
 
     Raises:
       UserError: an unknown flag, config file or key (the nearest is named), or a value of the wrong type.
     """
+    if {"--help", "-help", "-h"} & set(argv[1:]):
+        print((sys.modules["__main__"].__doc__ or "").strip(), flags.FLAGS.main_module_help(), sep="\n")
+        sys.exit(0)
     path = _config_path(argv)
     if path is not None:
         _check_keys(argv, _load(path))

@@ -107,7 +107,7 @@ def load_config(workdir: str | Path) -> ConfigDict:
     """
     file = Path(workdir) / "config.json"
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"'{workdir}' is no run: it has no config.json; give the --workdir of a training run"
@@ -153,7 +153,7 @@ def replace_text(file: Path, text: str) -> None:
     """Write a file so that a reader, or a run that starts after this one was killed, sees the old or the new one."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from vfm.train import config as configs
 from vfm.train.feed import Feed
 from vfm.train.initial import initial_state
 from vfm.train.meter import Meter
-from vfm.train.processes import Preemption
+from vfm.train.processes import Preemption, alone_in
 from vfm.train.program import Program
 from vfm.train.progress import Progress, clock
 from vfm.train.speed import Speed
@@ -77,7 +77,7 @@ def train(
         f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es), "
         f"mesh {', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
     )
-    with contextlib.ExitStack() as leave, jax.set_mesh(mesh):
+    with contextlib.ExitStack() as leave, alone_in(workdir), jax.set_mesh(mesh):
         run = _open(config, Path(workdir), mesh, batches)
         leave.callback(run.feed.close)
         shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in run.feed.peek().items()}

@@ -1,8 +1,12 @@
 """Several processes as one run, and leaving in order when a machine is taken away."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 from jax.experimental import multihost_utils
@@ -36,6 +40,27 @@ def initialize() -> None:
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     ):
         jax.distributed.initialize()
+
+
+@contextlib.contextmanager
+def alone_in(workdir: str | Path) -> Iterator[None]:
+    """Keep other runs out of a folder; the system lets go of it however this one ends.
+
+    Raises:
+      UserError: another run is at work there.
+    """
+    if jax.process_index() > 0:  # the first process stands for the whole run
+        yield
+        return
+    Path(workdir).mkdir(parents=True, exist_ok=True)
+    with open(Path(workdir, ".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another run is training in '{workdir}'; wait for it, stop it, or use another --workdir"
+            ) from error
+        yield
 
 
 class Preemption:
