@@ -1,9 +1,11 @@
 """A tiny objective and endless synthetic batches, so that the trainer is tested without models and videos."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +18,7 @@ from configs import common
 
 ROOT = Path(__file__).parents[2]
 ROWS = 8
+PATIENCE = 300  # seconds for a process; many times what it takes on two idle cores
 
 
 class Regression:
@@ -74,24 +77,67 @@ def make_config(**changes):
     return config
 
 
-def run(*command: str, devices: int = 1, **environment: str) -> subprocess.CompletedProcess:
-    """Run `python command...` in the repository with so many virtual devices."""
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment_of(devices) | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def environment_of(devices: int = 1) -> dict[str, str]:
+def environment_of(devices: int, environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a process of its own with so many virtual devices."""
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
+        **environment,
     }
+
+
+def run(*command: str, devices: int = 1, **environment: str) -> subprocess.CompletedProcess:
+    """Run `python command...` in the repository to its end."""
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment_of(devices, environment),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def start(*command: str, devices: int = 1, **environment: str) -> subprocess.Popen:
+    """Start `python command...` in the repository, stdout and stderr together."""
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env=environment_of(devices, environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    """What a started process printed, once it has ended well."""
+    try:
+        text, _ = process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == 0, text[-3000:]
+    return text
+
+
+def last_step(workdir: Path) -> int:
+    """The last step in the log of a run."""
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().split("\n")[:-1] if file.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def wait_for_step(workdir: Path, step: int, process: subprocess.Popen) -> None:
+    """Until the log of a run that `process` trains has come to `step`."""
+    end = time.monotonic() + PATIENCE
+    while last_step(workdir) < step:
+        assert process.poll() is None, process.communicate()[0]
+        if time.monotonic() > end:
+            process.kill()
+            pytest.fail(f"'{workdir}' did not come to step {step}")
+        time.sleep(0.002)
 
 
 @pytest.fixture(scope="session")
@@ -103,5 +149,8 @@ def toy() -> SimpleNamespace:
         batches=make_batches,
         config=make_config,
         run=run,
-        environment=environment_of,
+        start=start,
+        finish=finish,
+        last_step=last_step,
+        wait_for_step=wait_for_step,
     )

@@ -55,8 +55,12 @@ def main() -> None:
         if jax.process_count() > 1:
             jax.experimental.multihost_utils.sync_global_devices(target)
         state = train(config(mesh, int(steps)), target, batches=batches)
-        kernel = state["params"]["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]
-        print("placed", kernel.sharding.spec, state["opt"]["mu"]["encoder"]["norm"]["scale"].sharding.spec)
+        kernel = state["opt"]["mu"]["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]
+        print(
+            "placed",
+            tuple(kernel.sharding.spec),
+            [shard.data.shape for shard in kernel.addressable_shards][0],
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The same run on 1 device, on 8 (2 data x 2 fsdp x 2 tensor) and in 2 processes; resumed from one on another."""
 
 import json
+import signal
 import socket
 import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,52 +14,53 @@ from vfm.train import checkpoint
 WORKER = "tests/train/mesh_worker.py"
 
 
-def finish(process: subprocess.Popen) -> str:
-    text, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, text[-3000:]
-    return text
+class Workers:
+    """Starts mesh_worker.py in processes of its own."""
+
+    def __init__(self, toy, home):
+        self.toy, self.home = toy, home
+
+    def start(
+        self, devices: int, mesh: str, *jobs: tuple[str, str, str], **environment: str
+    ) -> subprocess.Popen:
+        jobs = [
+            ":".join([steps, *(str(self.home / run) if run else "" for run in rest)]) for steps, *rest in jobs
+        ]
+        return self.toy.start(
+            WORKER,
+            mesh,
+            *jobs,
+            devices=devices,
+            JAX_COMPILATION_CACHE_DIR=str(self.home / "compiled"),
+            **environment,
+        )
+
+    def pair(self, *jobs: tuple[str, str, str]) -> list[subprocess.Popen]:
+        """Two processes with a device each that talk to each other."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        join = dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2")
+        return [self.start(1, "2,1,1", *jobs, **join, JAX_PROCESS_ID=str(index)) for index in range(2)]
 
 
 @pytest.fixture(scope="module")
-def runs(toy, tmp_path_factory):
+def workers(toy, tmp_path_factory):
+    return Workers(toy, tmp_path_factory.mktemp("meshes"))
+
+
+@pytest.fixture(scope="module")
+def runs(toy, workers):
     """Folders of all the runs, by name, and what the workers printed."""
-    home = tmp_path_factory.mktemp("meshes")
-
-    def start(devices: int, mesh: str, *jobs: str, **environment: str) -> subprocess.Popen:
-        jobs = [":".join([steps, *(str(home / run) if run else "" for run in rest)]) for steps, *rest in jobs]
-        return subprocess.Popen(
-            [sys.executable, WORKER, mesh, *jobs],
-            cwd=toy.root,
-            env=toy.environment(devices)
-            | {"JAX_COMPILATION_CACHE_DIR": str(home / "compiled")}
-            | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    printed = {"one": finish(start(1, "1,1,1", ("4", "", "one")))}
-    eight = start(8, "2,2,2", ("4", "", "eight"), ("4", "one", "eight-from-one"))
-    printed["eight"] = finish(eight)
-    two = [
-        start(
-            1,
-            "2,1,1",
-            ("4", "", "two"),
-            ("4", "one", "two-from-one"),
-            JAX_COORDINATOR_ADDRESS=address,
-            JAX_NUM_PROCESSES="2",
-            JAX_PROCESS_ID=str(index),
-        )
-        for index in range(2)
-    ]
-    printed["two"], printed["second of two"] = (finish(process) for process in two)
-    back = start(1, "1,1,1", ("4", "eight", "one-from-eight"), ("4", "two", "one-from-two"))
-    printed["back"] = finish(back)
-    return home, printed
+    printed = {"one": toy.finish(workers.start(1, "1,1,1", ("4", "", "one")))}
+    printed["eight"] = toy.finish(
+        workers.start(8, "2,2,2", ("4", "", "eight"), ("4", "one", "eight-from-one"))
+    )
+    two = workers.pair(("4", "", "two"), ("4", "one", "two-from-one"))
+    printed["two"], printed["second of two"] = map(toy.finish, two)
+    back = workers.start(1, "1,1,1", ("4", "eight", "one-from-eight"), ("4", "two", "one-from-two"))
+    printed["back"] = toy.finish(back)
+    return workers.home, printed
 
 
 def losses(run):
@@ -89,8 +90,9 @@ def test_parameters_end_where_those_of_one_device_do(runs, name):
 
 def test_parameters_and_their_moments_are_split_over_the_mesh(runs):
     _, printed = runs
-    # Stacked layers [L, in, out] are split in their last two dimensions only; a vector is not.
-    assert "placed PartitionSpec(None, 'fsdp', 'tensor') PartitionSpec(" in printed["eight"]
+    # The moments of stacked layers [2, 16, 32] are split as their parameter: in the last two dimensions only.
+    assert "placed (None, 'fsdp', 'tensor') (2, 8, 16)" in printed["eight"]
+    assert "(2, 16, 32)" in printed["one"]
 
 
 def test_only_the_first_process_reports(runs):
@@ -104,3 +106,13 @@ def test_a_digest_does_not_depend_on_the_devices(runs):
     for one, other in pairs:
         digests = {checkpoint.sha256(checkpoint.restore_params(home / run, 2)[0]) for run in (one, other)}
         assert len(digests) == 1
+
+
+def test_a_signal_to_one_process_ends_both_at_the_same_step(toy, workers, runs):
+    two = workers.pair(("100000", "", "told to leave"))
+    toy.wait_for_step(workers.home / "told to leave", 3, two[1])
+    two[1].send_signal(signal.SIGTERM)
+    first, second = map(toy.finish, two)
+    saved = checkpoint.steps(workers.home / "told to leave")[-1]
+    assert f"SIGTERM: saved step {saved:,} of 100,000" in first
+    assert "Traceback" not in first + second

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 
@@ -42,53 +40,28 @@ class Runs:
         }
         given = [f"--config.{key}={value}" for key, value in options.items()]
         command = ["main.py", "--config=configs/quickstart.py", f"--workdir={self.home / name}"]
-        return subprocess.Popen(
-            [sys.executable, *command, *given, *overrides],
-            cwd=self.toy.root,
-            env=self.toy.environment() | {"JAX_COMPILATION_CACHE_DIR": str(self.home / "compiled")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def step(self, name: str) -> int:
-        """The last step in the log of a run."""
-        file = self.home / name / "metrics.jsonl"
-        lines = file.read_text().split("\n")[:-1] if file.exists() else []
-        return json.loads(lines[-1])["step"] if lines else 0
-
-    def wait_for(self, process: subprocess.Popen, name: str, step: int) -> None:
-        end = time.monotonic() + 200
-        while self.step(name) < step:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < end, f"no step {step}"
-            time.sleep(0.002)
-
-
-def finish(process: subprocess.Popen) -> str:
-    text, _ = process.communicate(timeout=280)
-    assert process.returncode == 0, text[-3000:]
-    return text
+        cache = str(self.home / "compiled")
+        return self.toy.start(*command, *given, *overrides, JAX_COMPILATION_CACHE_DIR=cache)
 
 
 @pytest.fixture(scope="module")
 def runs(toy, tmp_path_factory):
     runs = Runs(toy, tmp_path_factory.mktemp("resume"))
-    runs.printed = {"whole": finish(runs.start("whole"))}
+    runs.printed = {"whole": toy.finish(runs.start("whole"))}
 
     process = runs.start("broken")
-    runs.wait_for(process, "broken", 10)
+    toy.wait_for_step(runs.home / "broken", 10, process)
     process.kill()
     process.wait()
-    runs.killed_at = runs.step("broken")
+    runs.killed_at = toy.last_step(runs.home / "broken")
 
     process = runs.start("broken")
-    runs.wait_for(process, "broken", 24)
+    toy.wait_for_step(runs.home / "broken", 24, process)
     process.send_signal(signal.SIGTERM)
-    runs.printed["terminated"] = finish(process)
+    runs.printed["terminated"] = toy.finish(process)
     runs.left = sorted(int(p) for p in os.listdir(runs.home / "broken" / "checkpoints") if p.isdigit())
 
-    runs.printed["resumed"] = finish(runs.start("broken", "--config.log_every=4 steps"))
+    runs.printed["resumed"] = toy.finish(runs.start("broken", "--config.log_every=4 steps"))
     return runs
 
 
@@ -140,8 +113,8 @@ def test_a_run_leaves_config_environment_events_and_few_checkpoints(runs):
     assert sorted(int(p.name) for p in (folder / "checkpoints").iterdir()) == [32, 36, 40]
 
 
-def test_a_finished_run_says_that_there_is_nothing_to_do(runs):
-    assert "nothing to do" in finish(runs.start("whole"))
+def test_a_finished_run_says_that_there_is_nothing_to_do(toy, runs):
+    assert "nothing to do" in toy.finish(runs.start("whole"))
 
 
 def test_another_model_in_the_same_folder_is_refused(toy, runs):
