@@ -55,12 +55,7 @@ new_enough() {
     "$1" -c "$test" </dev/null >/dev/null 2>&1
 }
 
-can_another_python_is_asked_for() {
-    local base='import sys; print(sys.base_prefix)'
-    [ -n "${PYTHON:-}" ] && [ "$("$PYTHON" -c "$base" 2>/dev/null)" != "$("$VENV_PYTHON" -c "$base" 2>/dev/null)" ]
-}
-
-make_venv() { "$1" -c 'import ensurepip, ssl, venv' </dev/null >/dev/null 2>&1; }
+can_make_venv() { "$1" -c 'import ensurepip, ssl, venv' </dev/null >/dev/null 2>&1; }
 
 version_of() { "$1" -c 'import platform; print(platform.python_version())' </dev/null 2>/dev/null; }
 
@@ -114,6 +109,11 @@ find_python() {
 venv_is_sound() {
     [ -e "$STAMP" ] || [ ! -e "$UNFINISHED" ] || return 1
     new_enough "$VENV_PYTHON" && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1
+}
+
+another_python_is_asked_for() {
+    local base='import sys; print(sys.base_prefix)'
+    [ -n "${PYTHON:-}" ] && [ "$("$PYTHON" -c "$base" 2>/dev/null)" != "$("$VENV_PYTHON" -c "$base" 2>/dev/null)" ]
 }
 
 make_venv() {
