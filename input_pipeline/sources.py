@@ -4,7 +4,8 @@
 mean. The index of a sample is its stable id.
 
   CSV with a header   `path` is required; columns of integers are label columns; `caption` is text; a `classes.json`
-                      beside the file ({"column": [names]}) names classes, bounds them, and lets a column hold names
+                      beside the file ({"column": [names]}) names classes, bounds them, and lets a column hold names;
+                      without one, the words of a column `label` are its classes in sorted order
   list without one    `path label`, `path,label` or `path<tab>label` (VideoMAE, Kinetics): the last separator counts,
                       so that paths may contain spaces; or bare paths without labels
   folder              one subfolder is one class (sorted by name), or plain video files without labels
@@ -56,6 +57,7 @@ class Source:
       captions: of each sample; empty if there are none.
       label_names: column -> names of its classes, where they are known.
       lines: of each sample in its list file; empty for folders.
+      words: column -> the text of each sample, of every column but the path and those of integers.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Source:
     captions: Sequence[str] = ()
     label_names: dict[str, list[str]] = field(default_factory=dict)
     lines: Sequence[int] = ()
+    words: dict[str, list[str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -244,11 +247,15 @@ def _open_table(file: Path, root: Path, key: str, text: str, header: list[str], 
         if not path:
             raise UserError(f"{file} line {number}: 'path' is empty; expected a video file")
     names = _class_names(file.parent / "classes.json")
-    labels = {}
+    labels, words = {}, {}
     for name in header:
-        declared = name == "label" or name in names
-        if name not in NOT_LABELS and (declared or all(v.isdecimal() for v in columns[name])):
-            labels[name] = _classes(file, numbers, name, columns[name], names.get(name))
+        values = columns[name]
+        if name == "label" and name not in names and _are_words(values):
+            names[name] = sorted(set(values))
+        if name not in NOT_LABELS and (name in names or _means_classes(name, values)):
+            labels[name] = _classes(file, numbers, name, values, names.get(name))
+        if name != "path" and not all(v.isdecimal() for v in values):
+            words[name] = values
     return Source(
         name=str(file),
         key=key,
@@ -257,7 +264,32 @@ def _open_table(file: Path, root: Path, key: str, text: str, header: list[str], 
         captions=columns.get("caption", ()),
         label_names={k: v for k, v in names.items() if k in labels},
         lines=numbers,
+        words=words,
     )
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _are_words(values: Sequence[str]) -> bool:
+    """Whether a column holds names of classes: no cell is empty or a number."""
+    return not any(value == "" or _is_number(value) for value in values)
+
+
+def _means_classes(name: str, values: Sequence[str]) -> bool:
+    """Whether a column is meant to hold class numbers, even where some cells do not.
+
+    Most cells decide, so that one wrong cell is an error and not a column that is silently gone; columns of measures
+    (some cell has a decimal point) are no classes.
+    """
+    whole = sum(value.isdecimal() for value in values)
+    fractions = any(_is_number(value) and not _INTEGER.match(value) for value in values)
+    return name == "label" or whole == len(values) or (2 * whole > len(values) and not fractions)
 
 
 def _join(root: Path, path: str) -> str:

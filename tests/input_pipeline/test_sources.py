@@ -69,6 +69,26 @@ def test_classes_json_names_and_bounds_the_classes(tmp_path):
         open_source(write(tmp_path, "path,label\na.mp4,1\nb.mp4,2\n", "bad.csv"))
 
 
+def test_words_of_a_label_column_are_classes_in_sorted_order(tmp_path):
+    source = open_source(
+        write(tmp_path, "path,label,signer\na.mp4,asl:no,p2\nb.mp4,asl:again,p1\nc.mp4,asl:no,p2\n")
+    )
+    assert source.labels["label"].tolist() == [1, 0, 1] and list(source.labels) == ["label"]
+    assert source.label_names == {"label": ["asl:again", "asl:no"]}
+    assert source.words == {"label": ["asl:no", "asl:again", "asl:no"], "signer": ["p2", "p1", "p2"]}
+
+
+def test_words_keep_to_the_rows_of_their_videos(tmp_path):
+    source = open_source(write(tmp_path, "\ufeffpath\t signer \n\na.mp4\tp1\n\t\nb.mp4\tp2\n", "list.tsv"))
+    assert len(source) == 2 and source.words == {"signer": ["p1", "p2"]}
+
+
+@pytest.mark.parametrize("cell", ["", "-1", "x"])
+def test_one_wrong_cell_does_not_take_a_label_column_away(tmp_path, cell):
+    with pytest.raises(UserError, match=f"list.csv line 4: digit is '{cell}'; expected an integer 0 or more"):
+        open_source(write(tmp_path, f"path,digit\na.mp4,1\nb.mp4,2\nc.mp4,{cell}\n"))
+
+
 def test_folder_of_classes_plain_folder_and_single_file(tmp_path):
     for name in ("b/2.mp4", "a/sub/1.mp4", "a/notes.txt", ".hidden/3.mp4"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
