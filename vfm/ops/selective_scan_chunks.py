@@ -64,7 +64,7 @@ def sequential_backward(A, carry, inputs):
 
 def associative(A, h, chunk):
     """As `sequential`."""
-    _, _, C = chunk[1:]
+    *_, C = chunk
     states, _ = _states(A, h, chunk[:3])
     return states[-1], ((states * C[..., None]).sum(-2), h)
 
