@@ -43,7 +43,7 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
     extracted = time.perf_counter()
     if by_group:
         one = {name: splits["train"] for name, splits in sets.items()}
-        rows, confusions, class_names, notes = groups.run(one, specs["train"], config, about)
+        rows, confusions, class_names, notes = groups.run(one, config, about)
     else:
         rows, confusions, class_names, notes = protocol.run(sets, config, about)
     results.save(workdir, rows, confusions, class_names)

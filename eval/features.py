@@ -32,6 +32,7 @@ class FeatureSet:
     ids: Int[np.ndarray, " N"]  # index of each clip in its source
     label_names: dict[str, list[str]] = field(default_factory=dict)
     bad_files: list[dict] = field(default_factory=list)
+    words: dict[str, list[str]] = field(default_factory=dict)  # text columns, a text for each clip
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -48,18 +49,41 @@ class FeatureSet:
             )
         return self.pooled[name]
 
-    def labels(self, task: str) -> Int[np.ndarray, " N"]:
-        """One label column.
+    def labels(self, name: str) -> Int[np.ndarray, " N"]:
+        """One column as classes; words are classes in sorted order (`class_names`).
 
         Raises:
           UserError: there is none of that name.
         """
-        if task not in self.columns:
-            raise UserError(
-                f"config.tasks: '{task}' is no label column of the data; "
-                f"it has: {', '.join(sorted(self.columns)) or 'none'} (a column of integers in the CSV)"
-            )
-        return self.columns[task]
+        check_column(name, self.columns, self.words, "the data")
+        if name in self.columns:
+            return self.columns[name]
+        return np.unique(self.words[name], return_inverse=True)[1].astype(np.int32)
+
+    def class_names(self, name: str) -> list[str] | None:
+        """Names of the classes of a column, where they are known.
+
+        Raises:
+          UserError: there is no such column.
+        """
+        check_column(name, self.columns, self.words, "the data")
+        if name in self.columns:
+            return self.label_names.get(name)
+        return sorted(set(self.words[name]))
+
+
+def check_column(name: str, columns: Iterable[str], words: Iterable[str], spec: str) -> None:
+    """There is a column of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    has = {*columns, *words} - {"caption"}
+    if name not in has:
+        raise UserError(
+            f"config.tasks or config.data.group: '{name}' is no label column of {spec}; it has: "
+            f"{', '.join(sorted(has)) or 'none'} (a column of integers or names in the CSV)"
+        )
 
 
 def sibling(spec: str, split: str) -> str:
@@ -106,9 +130,8 @@ def data_config(encoder: FrozenEncoder, spec: str, root: str):
     return config.data
 
 
-def _source_state(spec: str, root: str) -> list:
-    """Labels, and name, size and time of every file of a SPEC, so that a changed file is a changed SPEC."""
-    source = input_pipeline.open_source(spec, root, "config.data")
+def _source_state(source: input_pipeline.Source) -> list:
+    """Labels, and name, size and time of every file of a source, so that a changed file is a changed source."""
 
     def state(path: str) -> list:
         try:
@@ -208,24 +231,26 @@ def _fill(
             "label_names": batches.label_names,
             "bad_files": batches.bad_files,
         }
-        (folders[encoder.name] / "meta.json").write_text(json.dumps(meta))
+        (folders[encoder.name] / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
-def load(folder: Path) -> FeatureSet:
-    """A finished cache folder; tokens stay on disk until they are asked for."""
-    meta = json.loads((folder / "meta.json").read_text())
+def load(folder: Path, source: input_pipeline.Source) -> FeatureSet:
+    """A finished cache folder of a source; tokens stay on disk until they are asked for."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     arrays = {
         name: np.memmap(folder / f"{name}.bin", a["dtype"], "r", shape=tuple(a["shape"]))
         for name, a in meta["arrays"].items()
     }
     columns = {key: np.asarray(value, np.int32) for key, value in meta["columns"].items()}
+    ids = columns.pop("id")
     return FeatureSet(
         pooled={name: np.array(arrays[name]) for name in ("mean", "cls") if name in arrays},
         tokens=arrays.get("tokens"),
-        ids=columns.pop("id"),
+        ids=ids,
         columns=columns,
         label_names=meta["label_names"],
         bad_files=meta["bad_files"],
+        words={name: [texts[i] for i in ids] for name, texts in source.words.items()},
     )
 
 
@@ -247,10 +272,11 @@ def extract(
     Raises:
       UserError: nothing is readable, features are not finite, or the disk is full.
     """
-    keys, configs = {}, {}
+    keys, configs, sources = {}, {}, {}
     for encoder in encoders:
         configs[encoder.name] = config = data_config(encoder, spec, root)
-        files = _source_state(spec, config.root)
+        source = sources[encoder.name] = input_pipeline.open_source(spec, config.root, "config.data")
+        files = _source_state(source)
         what = [encoder.identity(), config.to_dict(), files, list(views), dtype, with_tokens]
         keys[encoder.name] = digest(what)
     missing = [e for e in encoders if not (cache / keys[e.name] / "meta.json").exists()]
@@ -274,7 +300,7 @@ def extract(
         finally:
             for draft in drafts.values():
                 shutil.rmtree(draft, ignore_errors=True)
-    return {e.name: load(cache / keys[e.name]) for e in encoders}
+    return {e.name: load(cache / keys[e.name], sources[e.name]) for e in encoders}
 
 
 def collect(

@@ -5,9 +5,6 @@ Made for sets too small to split, where a group (the person, the room) would oth
 Axes: N clips, D width.
 """
 
-import csv
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
@@ -17,27 +14,15 @@ from eval.features import FeatureSet
 from vfm.errors import UserError
 
 
-def column(features: FeatureSet, name: str, spec: str) -> tuple[Int[np.ndarray, " N"], list[str]]:
-    """A column of the set as classes 0..C-1 and their names; words in a CSV become classes in sorted order.
+def column(features: FeatureSet, name: str) -> tuple[Int[np.ndarray, " N"], list[str]]:
+    """A column of the set as classes 0..C-1 that occur, and their names.
 
     Raises:
       UserError: there is no such column.
     """
-    if name in features.columns:
-        values, y = np.unique(features.columns[name], return_inverse=True)
-        names = features.label_names.get(name)
-        return y.astype(np.int32), [names[v] if names else str(v) for v in values]
-    place = Path(spec)
-    rows = []
-    if place.is_file():
-        with open(place, newline="") as file:
-            rows = list(csv.DictReader(file))
-    if not rows or name not in rows[0]:
-        has = sorted({*features.columns, *(rows[0] if rows else ())})
-        raise UserError(f"'{spec}' has no column '{name}'; it has: {', '.join(has)}")
-    words = [rows[i][name] for i in features.ids]
-    names, y = np.unique(words, return_inverse=True)
-    return y.astype(np.int32), names.tolist()
+    values, y = np.unique(features.labels(name), return_inverse=True)
+    names = features.class_names(name)
+    return y.astype(np.int32), [names[v] if names else str(v) for v in values]
 
 
 def leave_one_group_out(
@@ -79,7 +64,7 @@ def nearest_in_own_group(
 
 
 def run(
-    features: dict[str, FeatureSet], spec: str, config: ConfigDict, about: dict[str, dict]
+    features: dict[str, FeatureSet], config: ConfigDict, about: dict[str, dict]
 ) -> tuple[list[dict], dict[str, np.ndarray], dict[str, list[str]], list[str]]:
     """kNN for each encoder and task, and what share of clips lie nearest to one of their own group.
 
@@ -93,13 +78,13 @@ def run(
     group_name = config.data.group
     for encoder, found in features.items():
         x = found.pooling(config.pooling).mean(axis=1)
-        groups, group_names = column(found, group_name, spec)
+        groups, group_names = column(found, group_name)
         keys = dict(
             encoder=encoder, probe="knn", labels="all", pooling=config.pooling, views=list(config.views),
             **about.get(encoder, {}),
         )  # fmt: skip
         for task in config.tasks:
-            y, class_names[task] = column(found, task, spec)
+            y, class_names[task] = column(found, task)
             labels.check(y, len(class_names[task]), task, "only")
             predictions, scorable = leave_one_group_out(
                 x, y, groups,

@@ -58,10 +58,37 @@ def check(config: ConfigDict) -> None:
         )
 
 
+def _as_in_training(
+    task: str, split: str, found: FeatureSet, names: list[str] | None
+) -> Int[np.ndarray, " N"]:
+    """Labels of a split, counted as in the training split; classes that both name are the same by name.
+
+    Raises:
+      UserError: a class that the training split does not know.
+    """
+    y, own = found.labels(task), found.class_names(task)
+    if not own or own == names:
+        return y
+    if not names:
+        if task not in found.words:
+            return y  # names beside this split alone: the numbers are what the splits share
+        raise UserError(
+            f"task '{task}': the {split} split has names ('{own[y[0]]}'), the training split has numbers; use one kind"
+        )
+    for value in np.unique(y):
+        if value < len(own) and own[value] not in names:
+            raise UserError(
+                f"task '{task}': '{own[value]}' in the {split} split is no class of the training split, which has: "
+                f"{', '.join(names[:10])}{', ...' if len(names) > 10 else ''}; correct the column '{task}'"
+            )
+    index = np.array([names.index(n) if n in names else -1 for n in own], np.int32)
+    return index[y]
+
+
 def make_task(name: str, sets: dict[str, FeatureSet]) -> Task:
-    """Labels of all splits; classes are those of classes.json, or 0..the largest training label."""
-    y = {split: s.labels(name) for split, s in sets.items()}
-    names = sets["train"].label_names.get(name)
+    """Labels of all splits; classes are those of the training split: its names, or 0..its largest label."""
+    names = sets["train"].class_names(name)
+    y = {split: _as_in_training(name, split, s, names) for split, s in sets.items()}
     classes = len(names) if names else int(y["train"].max(initial=-1)) + 1
     for split, values in y.items():
         labels.check(values, classes, name, split, names)

@@ -140,6 +140,25 @@ def test_group_protocol_reads_words_and_says_what_it_cannot_score(run, config, v
     assert "sign: no class occurs in two groups" in capsys.readouterr().out
 
 
+def test_classes_that_are_words_are_matched_by_name(run, config, videos, tmp_path):
+    def write(split, words):
+        lines = (videos / f"{split}.csv").read_text().splitlines()[1:]
+        rows = [f"{videos}/{line.split(',')[0]},{words[int(line.split(',')[1])]}" for line in lines]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+
+    write("train", ["no", "again", "yes"])
+    write("validation", ["no", "again", "yes"])
+    write("test", ["no", "no", "yes"])  # two classes only: their numbers alone would be others
+    config.data.train = str(tmp_path / "train.csv")
+    config.tasks, config.probes, config.labels = ("label",), ("knn",), ("all",)
+    rows = evaluate(config, [str(run)], tmp_path / "out")
+    assert results.load(tmp_path / "out")[2] == {"label": ["again", "no", "yes"]}
+    assert rows[0]["per_class"][0] is None and rows[0]["per_class"][2] == 1.0
+    write("test", ["no", "again", "maybe"])
+    with pytest.raises(UserError, match="'maybe' in the test split is no class of the training split"):
+        evaluate(config, [str(run)], tmp_path / "out")
+
+
 def test_probes_run_inside_training(run, tmp_path, monkeypatch):
     file = tmp_path / "probe.py"
     file.write_text(
