@@ -39,7 +39,7 @@ def get_config(size: str = "b") -> ConfigDict:
     if size == "g":
         c.total_epochs = 300.0
         c.model.encoder.patch = 14
-        c.objective.mask = ConfigDict(dict(name="running_cell", ratio=0.9, decode_ratio=0.5))
+        c.objective.mask = ConfigDict(dict(name="running_cell", ratio=0.9, skip_ratio=0.5))
         c.data.clips_per_video = 4
         # The published rate counts videos, this batch counts clips: 2048 videos are 8192 clips.
         c.batch_size = 8192

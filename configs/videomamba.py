@@ -1,7 +1,8 @@
 """VideoMamba, masked pretraining at 8 frames: `configs/videomamba.py:m` (ti, s, m).
 
-Schedule, optimiser and input of the published masked pretraining (Li et al. 2024: batch 2048, 800 epochs, drop path
-0.4 for m); what is predicted here is pixels at the hidden tokens, as the published target needs a CLIP teacher.
+Optimiser, schedule, batch and the drop path of m are those of the published masked pretraining (Li et al. 2024: 2048
+clips, 800 epochs, 0.2 of the tokens visible). That has a CLIP teacher, which also draws the mask; here pixels are
+predicted at randomly hidden tokens by a decoder, and ti and s, for which no masked recipe is published, drop less.
 
     python main.py --config configs/videomamba.py:m --config.data.train=k400_train.csv --workdir runs/videomamba_m
 """

@@ -74,16 +74,16 @@ def random(ratio: float = 0.9) -> Mask:
     return draw
 
 
-def running_cell(ratio: float = 0.9, decode_ratio: float = 0.5) -> Mask:
+def running_cell(ratio: float = 0.9, skip_ratio: float = 0.5) -> Mask:
     """Tube mask for the encoder, half of the tokens for the decoder (VideoMAE V2's dual masking).
 
-    A 2 x 2 cell of which int(4 decode_ratio) places are not decoded moves on by one place in every time slot, from
+    A 2 x 2 cell of which int(4 skip_ratio) places are not decoded moves on by one place in every time slot, from
     one of four phases; decoded tokens that the encoder saw have weight 0.
     """
 
     def decoded(grid: Grid, phase: int) -> np.ndarray:
         slots, height, width = grid
-        queue = np.arange(4) < int(4 * decode_ratio)  # True = not decoded
+        queue = np.arange(4) < int(4 * skip_ratio)  # True = not decoded
         cells = [queue[(np.arange(4) + phase + slot + 1) % 4].reshape(2, 2) for slot in range(slots)]
         return np.flatnonzero(~np.stack([np.tile(cell, (height // 2, width // 2)) for cell in cells]))
 

@@ -5,6 +5,7 @@ config.json and is deliberately not a key here.
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -17,12 +18,16 @@ def get_config() -> ConfigDict:
     d.test = ""  # what is reported; "" = test.csv beside the training CSV
     d.root = ""  # what relative paths in these CSVs are relative to; "" = each CSV's own folder
     d.group = "group"  # CSV column that leave_one_group_out leaves out, such as the person in the clip
+    d.max_bad_fraction = placeholder(float)  # stop when more files than this do not decode; None = the run's
+    d.workers = placeholder(int)  # decoding processes; None = the run's
+    d.threads = placeholder(int)  # decoding threads; None = the run's
+    d.cache = placeholder(bool)  # keep decoded videos in memory; None = the run's
 
     c.tasks = ("label",)  # label columns of the CSV
     c.probes = ("linear", "attentive", "knn")
     c.labels = ("all",)  # label budgets: "all", or how many labelled clips of each class
     c.seeds = 3  # of subsets, initialisation and batch order: 0, 1, ...
-    c.views = (1, 1)  # (clips, crops) of a validation or test video; softmax averaged over views
+    c.views = (1, 1)  # (clips, crops) of a video that is judged; softmax or features averaged over views
 
     c.weights = "params"  # params | ema
     c.step = 0  # checkpoint; 0 = the newest

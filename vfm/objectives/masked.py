@@ -50,6 +50,8 @@ class masked:  # noqa: N801 - parts are named as configs write them
         """Mean over all hidden tokens of the batch that are predicted; metrics {"loss"}."""
         del step
         mask_rng, dropout_rng = jax.random.split(rng)
+        # Micro-batches share `rng`; their first sample tells them apart, on any mesh.
+        dropout_rng = jax.random.fold_in(dropout_rng, batch["id"][0])
         prediction, drawn = self._predict(params, batch, mask_rng, dropout_rng)
         target = self.target(batch, drawn.predict, self.encoder, teacher)
         token_loss = self.token_loss(prediction.astype(jnp.float32), target)

@@ -62,9 +62,21 @@ def parse(argv: list[str]) -> flags.FlagValues:
         raise UserError(_wrong_value(path, error)) from error
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(_one_line(error)) from error
+    _one_length(argv)
     if rest[1:]:
         raise UserError(f"unexpected argument '{rest[1]}'; options are written --name=value, see --help")
     return flags.FLAGS
+
+
+LENGTHS = ("total_steps", "total_epochs", "total_examples")
+
+
+def _one_length(argv: list[str]) -> None:
+    """A length of the run on the command line replaces the config's, whatever its unit."""
+    given = [key for key in LENGTHS if any(re.match(rf"--?config\.{key}\b", arg) for arg in argv)]
+    if given:
+        for key in set(LENGTHS) - set(given):
+            flags.FLAGS.config[key] = None
 
 
 def _load(path: str) -> ConfigDict:

@@ -55,12 +55,12 @@ def duration(
       examples: examples of one epoch, or None where the data is not known.
       key: what errors call it.
     """
-    found = re.fullmatch(r"\s*([0-9.,_e+]*)\s*(%|[a-z]*)\s*", text)
+    found = re.fullmatch(r"\s*([0-9.,_]+(?:e\+?[0-9]+)?)\s*(%|[a-z]*)\s*", text)
     try:
-        amount = float(found[1].replace(",", "").replace("_", ""))
-    except (TypeError, ValueError):
+        amount = float(found[1].replace(",", "").replace("_", "")) if text.strip() else 0.0
         if not text.strip():
             return 0
+    except (TypeError, ValueError):
         raise UserError(
             f"{key}='{text}' is no duration; expected a number and a unit: '500 steps', '40 epochs', '1e6 examples' "
             "or '5%'"
@@ -134,7 +134,9 @@ def check_same_model(old: ConfigDict, new: ConfigDict, workdir: str | Path) -> d
       UserError: a key of the model or the objective differs.
     """
     changed = differences(old, new)
-    other = {key: pair for key, pair in changed.items() if key.startswith(IDENTITY)}
+    # A key that the run's config did not know came later, with a default that changes nothing.
+    known = _dotted(old.to_dict())
+    other = {key: pair for key, pair in changed.items() if key.startswith(IDENTITY) and key in known}
     if other:
         listed = "; ".join(f"config.{key} was {was!r}, is {now!r}" for key, (was, now) in other.items())
         raise UserError(

@@ -13,10 +13,12 @@ from ml_collections import ConfigDict
 from vfm import rules
 from vfm.errors import UserError
 from vfm.train import checkpoint
+from vfm.train import config as configs
 from vfm.train.optim import merge
 
 log = logging.getLogger(__name__)
 State = dict[str, Any]
+FREE = ("drop_path", "size")  # keys of an encoder that do not change what its parameters mean
 
 
 def initial_state(
@@ -54,7 +56,7 @@ def initial_state(
     state = new()
     # 3. take parts of the parameters from other runs, the rest is new.
     for part, run in parts.items():
-        params = _take_part(part, run, state["params"], config.init.allow)
+        params = _take_part(part, run, state["params"], config.init.allow, config.model.encoder)
         state["params"] = params
         if "ema" in state:
             state["ema"] = jax.tree.map(lambda x: x.copy(), params)
@@ -64,12 +66,14 @@ def initial_state(
     return state
 
 
-def _take_part(part: str, run: str, params: dict, allow: tuple[str, ...]) -> dict:
+def _take_part(part: str, run: str, params: dict, allow: tuple[str, ...], encoder: ConfigDict) -> dict:
     """Parameters with those of `part` taken from a run; says what was loaded, missing and unused."""
     key = f"config.init.{part}='{run}'"
     if part not in params:
         raise UserError(f"{key}: this model has no part '{part}', it has {', '.join(params)}")
     stored, step = checkpoint.restore_params(run, _newest(run, key))
+    if part == "encoder":
+        _check_same_encoder(key, run, encoder)
     if part not in stored:
         raise UserError(f"{key}: the checkpoint has no part '{part}', it has {', '.join(stored)}")
     source = rules.flatten({part: stored[part]})
@@ -98,6 +102,17 @@ def _take_part(part: str, run: str, params: dict, allow: tuple[str, ...]) -> dic
     return merge(
         params, _nested({path: jax.device_put(source[path], target[path].sharding) for path in loaded})
     )
+
+
+def _check_same_encoder(key: str, run: str, encoder: ConfigDict) -> None:
+    """Equal shapes are not yet an equal encoder: heads, positions and norms have none."""
+    changed = configs.differences(configs.load_config(run).model.encoder, encoder)
+    other = {name: pair for name, pair in changed.items() if name not in FREE and None not in pair}
+    if other:
+        listed = "; ".join(f"{name} is {was!r} there, {now!r} here" for name, (was, now) in other.items())
+        raise UserError(
+            f"{key} is another encoder: {listed}; make config.model.encoder agree with that run's"
+        )
 
 
 def _newest(run: str, key: str) -> int:

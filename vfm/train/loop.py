@@ -78,6 +78,8 @@ def train(
         f"mesh {', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
     )
     with contextlib.ExitStack() as leave, alone_in(workdir), jax.set_mesh(mesh):
+        preemption = Preemption()  # from here on, as opening the data and compiling can take minutes
+        leave.callback(preemption.close)
         run = _open(config, Path(workdir), mesh, batches)
         leave.callback(run.feed.close)
         shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in run.feed.peek().items()}
@@ -87,7 +89,7 @@ def train(
         if run.start >= run.total:
             log.info(f"nothing to do: '{workdir}' has come to step {run.start:,} of {run.total:,}")
             return state
-        return _fit(run, program, state, evaluator)
+        return _fit(run, program, state, evaluator, preemption)
 
 
 def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: Batches | None) -> Run:
@@ -121,7 +123,7 @@ def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: B
     return Run(config, workdir, mesh, source, feed, newest, start, total, examples, every)
 
 
-def _fit(run: Run, program: Program, state: State, evaluator: Any) -> State:
+def _fit(run: Run, program: Program, state: State, evaluator: Any, preemption: Preemption) -> State:
     """The loop itself: step, log, save, evaluate, from `run.start` to the end or to a SIGTERM."""
     config, workdir, feed, every, total = run.config, run.workdir, run.feed, run.every, run.total
     with contextlib.ExitStack() as leave:
@@ -143,7 +145,7 @@ def _fit(run: Run, program: Program, state: State, evaluator: Any) -> State:
         log.info(str(speed))
         writers = opened(Writers(workdir, run.start, config))
         bad_files, meter = BadFiles(workdir), Meter(config.max_bad_steps)
-        progress, preemption = opened(Progress(run.start, total)), opened(Preemption())
+        progress = opened(Progress(run.start, total))
 
         began, waited = time.perf_counter() - writers.seconds_before, feed.waited
         for step in range(run.start + 1, total + 1):

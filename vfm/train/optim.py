@@ -19,7 +19,7 @@ from vfm import rules
 from vfm.errors import UserError
 
 Tree = dict[str, Any]
-EMBEDDINGS = ("patch_embed", "pos", "cls_token", "registers", "mask_token")
+EMBEDDINGS = ("patch_embed", "pos", "space_pos", "time_pos", "cls_token", "registers", "mask_token")
 
 
 def select(tree: Tree, keep: Tree) -> Tree:
