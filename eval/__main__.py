@@ -38,6 +38,7 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
     about = {e.name: {"step": e.step, "params_sha256": e.sha256} for e in encoders}
     by_group = config.protocol == "leave_one_group_out"
     specs = features.specs_of(config.data, encoders, only_train=by_group)
+    features.check(config, encoders, specs)
     workdir.mkdir(parents=True, exist_ok=True)
     sets = features.collect(encoders, config, workdir / "features", specs)
     extracted = time.perf_counter()
@@ -46,7 +47,6 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
         rows, confusions, class_names, notes = groups.run(one, config, about)
     else:
         rows, confusions, class_names, notes = protocol.run(sets, config, about)
-    results.save(workdir, rows, confusions, class_names)
     bad = {f["path"]: f for splits in sets.values() for s in splits.values() for f in s.bad_files}
     finished = time.perf_counter()
     evaluation = {
@@ -60,7 +60,10 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
         "bad_files": list(bad.values()),
         "notes": notes,
     }
+    # Last of all results.jsonl: where there is one, the evaluation is complete.
+    (workdir / "results.jsonl").unlink(missing_ok=True)
     write_json(workdir / "evaluation.json", evaluation)
+    results.save(workdir, rows, confusions, class_names)
     results.print_table(rows)
     for note in notes:
         print(f"note: {note}")

@@ -49,6 +49,10 @@ class FrozenEncoder:
         mean, std = tuple(self.config.data.mean), tuple(self.config.data.std)
         return _forward(self.params, video, module=self.module, mean=mean, std=std)
 
+    def outputs(self) -> models.Features:
+        """Shapes of what a call with one clip gives, without computing it."""
+        return jax.eval_shape(self, blank_batch(self.config)["video"])
+
     def identity(self) -> dict:
         """What the features of a clip depend on, for the key of a cache."""
         return {

@@ -4,21 +4,32 @@ Axes: N clips, V views, T tokens, D width. A cache folder holds raw little-endia
 `mean` and `cls` [N,V,D]) and meta.json; its name is the SHA-256 of everything that the numbers depend on.
 """
 
+import functools
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
 import input_pipeline
 from eval.encoder import FrozenEncoder, digest
 from eval.progress import Bar
+from vfm import models, ops
 from vfm.errors import UserError
 
+VERSION = 1  # of what a cache folder holds
+LOADING = ("max_bad_fraction", "workers", "threads", "cache")  # data keys an evaluation may set itself
+HOW_FAST = frozenset(
+    {"max_bad_fraction", "workers", "threads", "prefetch"}
+)  # data keys without effect on features
 ROWS_OF_CALL = 64  # clips x views that go through the encoder at once, at most
 
 
@@ -121,13 +132,42 @@ def specs_of(data, encoders: list[FrozenEncoder], only_train: bool = False) -> d
     }
 
 
-def data_config(encoder: FrozenEncoder, spec: str, root: str):
-    """The run's data config with another source. `root` "" = the run's, if it is beside what the run was trained on."""
-    with encoder.config.copy_and_resolve_references().unlocked() as config:
+def data_config(
+    run: ConfigDict, spec: str, root: str = "", loading: Mapping[str, Any] | None = None
+) -> ConfigDict:
+    """The data config of a run with another source.
+
+    Args:
+      run: the run's whole config.
+      root: "" = the run's, if `spec` is beside what the run was trained on.
+      loading: values of `LOADING` keys instead of the run's; None = the run's.
+    """
+    with run.copy_and_resolve_references().unlocked() as config:
         beside = Path(spec).parent == Path(config.data.train or "").parent
         config.data.train = spec
         config.data.root = root or (config.data.root if beside else "")
+        for key in LOADING:
+            if (value := (loading or {}).get(key)) is not None:
+                config.data[key] = value
     return config.data
+
+
+@functools.cache
+def _code() -> str:
+    """Digest of the code that makes features, so that edited code makes new ones."""
+    found = hashlib.sha256()
+    for package in (models, ops, input_pipeline):
+        folder = Path(package.__file__).parent
+        for file in sorted(folder.rglob("*.py")):
+            found.update(f"{package.__name__}/{file.relative_to(folder).as_posix()}".encode())
+            found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def _key(encoder: FrozenEncoder, data: ConfigDict, files: list, how: list) -> str:
+    """Name of the cache folder of an encoder's features on a source."""
+    seen = {k: v for k, v in data.to_dict().items() if k not in HOW_FAST}
+    return digest([VERSION, jax.__version__, _code(), encoder.identity(), seen, files, *how])
 
 
 def _source_state(source: input_pipeline.Source) -> list:
@@ -266,6 +306,7 @@ def extract(
     with_tokens: bool = True,
     title: str = "features",
     quiet: bool = False,
+    loading: Mapping[str, Any] | None = None,
 ) -> dict[str, FeatureSet]:
     """Features of all encoders on one source; only what the cache lacks is computed, in one pass for runs alike.
 
@@ -274,11 +315,10 @@ def extract(
     """
     keys, configs, sources = {}, {}, {}
     for encoder in encoders:
-        configs[encoder.name] = config = data_config(encoder, spec, root)
+        configs[encoder.name] = config = data_config(encoder.config, spec, root, loading)
         source = sources[encoder.name] = input_pipeline.open_source(spec, config.root, "config.data")
-        files = _source_state(source)
-        what = [encoder.identity(), config.to_dict(), files, list(views), dtype, with_tokens]
-        keys[encoder.name] = digest(what)
+        how = [list(views), dtype, with_tokens]
+        keys[encoder.name] = _key(encoder, config, _source_state(source), how)
     missing = [e for e in encoders if not (cache / keys[e.name] / "meta.json").exists()]
     for group in _alike(missing, configs):
         drafts = {e.name: cache / f"{keys[e.name]}.{e.name}.{os.getpid()}.part" for e in group}
@@ -303,10 +343,30 @@ def extract(
     return {e.name: load(cache / keys[e.name], sources[e.name]) for e in encoders}
 
 
+def check(config: ConfigDict, encoders: list[FrozenEncoder], specs: dict[str, str]) -> None:
+    """Tasks, group and pooling exist, before any feature is extracted.
+
+    Raises:
+      UserError: one does not.
+    """
+    names = [*config.tasks, *([config.data.group] if config.protocol == "leave_one_group_out" else [])]
+    for spec in specs.values():
+        data = data_config(encoders[0].config, spec, config.data.root)
+        source = input_pipeline.open_source(spec, data.root, "config.data")
+        for name in names:
+            check_column(name, source.labels, source.words, f"'{spec}'")
+    for encoder in encoders:
+        if config.pooling == "cls" and encoder.outputs().cls is None:
+            raise UserError(
+                f"config.pooling='cls': encoder '{encoder.name}' has no such token; use --config.pooling=mean"
+            )
+
+
 def collect(
     encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str, str], quiet: bool = False
 ) -> dict[str, dict[str, FeatureSet]]:
-    """Features by encoder and split; validation and test in the views of the config, training in one."""
+    """Features by encoder and split; what is judged in the views of the config, training clips in one."""
+    by_group = config.protocol == "leave_one_group_out"
     out: dict[str, dict] = {e.name: {} for e in encoders}
     for split, spec in specs.items():
         found = extract(
@@ -314,10 +374,11 @@ def collect(
             spec,
             cache=cache,
             root=config.data.root,
-            views=(1, 1) if split == "train" else tuple(config.views),
+            views=tuple(config.views) if by_group or split != "train" else (1, 1),
             batch_size=config.batch_size,
             dtype=config.feature_dtype,
-            with_tokens="attentive" in config.probes and config.protocol == "split",
+            with_tokens="attentive" in config.probes and not by_group,
+            loading=config.data,
             title=f"features of {split}",
             quiet=quiet,
         )

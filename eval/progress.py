@@ -29,7 +29,7 @@ class Bar:
             self._bar.set_description(self.title, refresh=False)
             self._bar.n = done
             self._bar.refresh()
-        elif not self.quiet and now - self._told > EVERY and done:
+        elif not self.quiet and now - self._told > EVERY and done > 0.02 * self.total:
             self._told = now
             left = (now - self._began) / done * (self.total - done)
             print(

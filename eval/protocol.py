@@ -42,6 +42,17 @@ def check(config: ConfigDict) -> None:
             raise UserError(f"config.probes: '{name}' is unknown; expected some of {', '.join(PROBES)}")
     if not config.tasks or not config.probes or not config.labels:
         raise UserError("config.tasks, config.probes and config.labels must each name at least one")
+    _check_group_keys(config)
+    if len(config.views) != 2 or not all(isinstance(v, int) and v >= 1 for v in config.views):
+        raise UserError(f"config.views={tuple(config.views)}: expected (clips, crops), two numbers from 1")
+    if config.batch_size < 1:
+        raise UserError(f"config.batch_size={config.batch_size}: expected at least 1")
+    if config.pooling not in ("mean", "cls"):
+        raise UserError(f"config.pooling='{config.pooling}': expected mean or cls")
+    if not config.knn.temperature > 0:
+        raise UserError(
+            f"config.knn.temperature={config.knn.temperature}: expected more than 0, such as 0.07"
+        )
     if config.seeds < 1:
         raise UserError(f"config.seeds={config.seeds}: expected at least 1")
     if config.feature_dtype not in ("float16", "float32"):
@@ -56,6 +67,23 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"config.knn.k={tuple(config.knn.k)}, group_k={config.knn.group_k}: expected numbers from 1"
         )
+
+
+def _check_group_keys(config: ConfigDict) -> None:
+    """Keys that leave_one_group_out would ignore are not set."""
+    if config.protocol != "leave_one_group_out":
+        return
+    if tuple(config.probes) != ("knn",) or tuple(config.labels) != ("all",):
+        raise UserError(
+            f"config.probes={tuple(config.probes)}, labels={tuple(config.labels)}: leave_one_group_out is kNN with all "
+            "labels; use --config configs/eval/groups.py, or probes=('knn',) and labels=('all',)"
+        )
+    for key in ("validation", "test"):
+        if config.data[key]:
+            raise UserError(
+                f"config.data.{key}='{config.data[key]}': leave_one_group_out uses one set, config.data.train; "
+                "leave it out"
+            )
 
 
 def _as_in_training(

@@ -57,7 +57,7 @@ class Evaluation:
 def _lines(file: Path) -> list[dict]:
     """Objects of a JSON-lines file; a last line that a killed run left half-written is ignored."""
     found = []
-    for line in file.read_text().splitlines() if file.is_file() else ():
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
             found.append(json.loads(line))
         except json.JSONDecodeError:
@@ -66,7 +66,7 @@ def _lines(file: Path) -> list[dict]:
 
 
 def _json(file: Path) -> dict:
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def read_run(folder: Path) -> tuple[Run, dict]:

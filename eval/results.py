@@ -15,6 +15,7 @@ from rich.table import Table
 
 from eval.metrics import classification
 from vfm.errors import UserError
+from vfm.train.config import replace_text
 
 REQUIRED = ("encoder", "probe", "task", "labels", "split", "accuracy", "std", "seeds", "n")
 
@@ -54,15 +55,14 @@ def key(row: dict) -> str:
 def save(
     workdir: Path, rows: list[dict], confusions: dict[str, np.ndarray], class_names: dict[str, list[str]]
 ) -> None:
-    """Write results.jsonl and confusion.npz (matrices by `key`, class names as "classes/TASK"), each whole or not."""
+    """Write results.jsonl and confusion.npz (matrices by `key`, class names as "classes/TASK"), each whole or not;
+    results.jsonl last."""
     workdir.mkdir(parents=True, exist_ok=True)
     draft = workdir / ".confusion.part.npz"
     names = {f"classes/{task}": np.asarray(n, str) for task, n in class_names.items()}
     np.savez_compressed(draft, **confusions, **names)
     draft.replace(workdir / "confusion.npz")
-    draft = workdir / ".results.part"
-    draft.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    draft.replace(workdir / "results.jsonl")
+    replace_text(workdir / "results.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
 
 
 def load(place: str | Path) -> tuple[list[dict], dict[str, np.ndarray], dict[str, list[str]]]:
@@ -78,7 +78,7 @@ def load(place: str | Path) -> tuple[list[dict], dict[str, np.ndarray], dict[str
             f"results '{file}' do not exist; make them with python -m eval --workdir {file.parent}"
         )
     rows = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             rows.append(json.loads(line))
             missing = [k for k in REQUIRED if k not in rows[-1]]
