@@ -130,6 +130,7 @@ def test_group_protocol_reads_words_and_says_what_it_cannot_score(run, config, v
         "path,kind,half,maker,sign\n" + "\n".join(f"{r},sign{i}" for i, r in enumerate(rows)) + "\n"
     )
     config.protocol, config.data.train, config.data.group = "leave_one_group_out", str(csv), "maker"
+    config.probes, config.labels, config.views = ("knn",), ("all",), (2, 1)
     config.tasks = ("kind", "sign")
     found = evaluate(config, [str(run)], tmp_path / "out")
     assert [(r["task"], r["protocol"]) for r in found] == [
@@ -137,6 +138,8 @@ def test_group_protocol_reads_words_and_says_what_it_cannot_score(run, config, v
         ("maker", "nearest_in_own_group"),
     ]
     assert found[0]["n"] == 13 and found[0]["groups"] == 4
+    kept = json.loads(next((tmp_path / "out" / "features").glob("*/meta.json")).read_text())
+    assert kept["arrays"]["mean"]["shape"] == [13, 2, 16]  # the views that the rows name
     assert "sign: no class occurs in two groups" in capsys.readouterr().out
 
 
@@ -185,12 +188,29 @@ def test_probes_run_inside_training(run, tmp_path, monkeypatch):
         (dict(labels=(0,)), "config.labels"),
         (dict(weights="ema"), "has no 'ema'"),
         (dict(step=7), "no checkpoint of step 7"),
+        (dict(views=(1,)), r"config.views=\(1,\)"),
+        (dict(views=(0, 1)), r"config.views=\(0, 1\)"),
+        (dict(batch_size=0), "config.batch_size=0"),
+        (dict(pooling="max"), "config.pooling='max'"),
+        (dict(knn=dict(temperature=0.0)), "config.knn.temperature=0.0"),
+        (dict(protocol="leave_one_group_out"), "is kNN with all"),
     ],
 )
 def test_mistakes_in_the_config_are_named(run, config, tmp_path, change, text):
     config.update(change)
     with pytest.raises(UserError, match=text):
         evaluate(config, [str(run)], tmp_path)
+    assert not (tmp_path / "features").exists()
+
+
+def test_how_clips_are_loaded_can_be_set_and_makes_no_other_features(encoders, videos, tmp_path):
+    spec, one = str(videos / "test.csv"), encoders[:1]
+    loading = dict(threads=1, workers=None, max_bad_fraction=0.5, cache=None)
+    changed = features.data_config(one[0].config, spec, loading=loading)
+    assert (changed.threads, changed.max_bad_fraction, changed.workers) == (1, 0.5, 0)
+    features.extract(one, spec, cache=tmp_path)
+    features.extract(one, spec, cache=tmp_path, loading=loading)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_mistakes_about_encoders_are_named(run, tmp_path):

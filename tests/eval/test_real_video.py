@@ -26,7 +26,7 @@ def signs(shared, tmp_path):
 
 def test_leave_one_signer_out(run, config, signs, tmp_path, capsys):
     config.protocol, config.data.train, config.data.group = "leave_one_group_out", str(signs), "signer"
-    config.tasks = ("hands", "sign")
+    config.probes, config.labels, config.tasks = ("knn",), ("all",), ("hands", "sign")
     rows = evaluate(config, [str(run)], tmp_path / "out")
     found = {r["protocol"]: r for r in rows}
     hands = found["leave_one_group_out"]
