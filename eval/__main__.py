@@ -64,7 +64,7 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
     (workdir / "results.jsonl").unlink(missing_ok=True)
     write_json(workdir / "evaluation.json", evaluation)
     results.save(workdir, rows, confusions, class_names)
-    results.print_table(rows)
+    results.print_table(rows, specs={e.name: s for e, s in zip(encoders, encoder_specs, strict=True)})
     for note in notes:
         print(f"note: {note}")
     for path, found in list(bad.items())[:10]:

@@ -12,40 +12,70 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-import input_pipeline
 from eval import features, pictures, report_parts, report_style
-from eval.report_data import Run, read_evaluation, read_run
+from eval.report_data import Evaluation, Run, read_evaluation, read_run
+from input_pipeline.chunks import EvaluationChunks, Videos
+from input_pipeline.clips import Recipe
 from vfm import objectives
 from vfm.errors import UserError
 from vfm.train import cli
 from vfm.train.config import replace_text
 
 CLIPS = 6  # that are reconstructed
+TRIES = 4  # clips beside one another that are tried for a picture
 LARGEST = 112  # pixels of a picture's side
 
 
-def reconstruct(run: Run, params: dict, spec: str) -> list[dict[str, np.ndarray]]:
-    """Some clips of `spec` as uint8 videos original, masked, predicted; [] where the objective makes no pictures."""
+def reconstruct(run: Run, params: dict, spec: str, data: ConfigDict) -> list[dict[str, np.ndarray]]:
+    """Some clips of `spec` as uint8 videos original, masked, predicted; [] where the objective makes no pictures.
+
+    Args:
+      data: data config to read them with.
+    """
     objective = objectives.build(run.config)
     if not hasattr(objective, "reconstruct"):
         return []
-    data = run.config.copy_and_resolve_references().data
     data.cache = False  # a few clips are not worth decoding the whole set for
+    chunks = EvaluationChunks(
+        Videos(data, spec, "clips of the report", 1.0), Recipe.from_config(data), (1, 1)
+    )
+    spread = max(1, len(chunks) // CLIPS)
     videos = []
-    with input_pipeline.eval_batches(data, spec, batch_size=1) as batches:
-        spread = max(1, batches.num_examples // CLIPS)
-        for number, batch in enumerate(batches):
-            if batch["mask"][0] and number % spread == 0:
-                videos.append({k: v[:, 0] if k == "video" else v for k, v in batch.items()})
-            if len(videos) == CLIPS:
-                break
+    # Evenly spread clips, then those beside them where files do not decode.
+    for number in [n for first in range(min(spread, TRIES)) for n in range(first, len(chunks), spread)]:
+        batch = chunks[number]
+        if batch["mask"][0]:
+            videos.append({k: v[:, 0] if k == "video" else v for k, v in batch.items()})
+        if len(videos) == CLIPS:
+            break
     if not videos:
         return []
     batch = {k: np.concatenate([v[k] for v in videos]) for k in ("video", "label", "id")}
     found = jax.jit(objective.reconstruct)(params, batch, jax.random.key(0))
     found = {k: pictures.to_bytes(v) for k, v in found.items()}
     return [{k: pictures.shrink(v[i], LARGEST) for k, v in found.items()} for i in range(len(videos))]
+
+
+def _pictures(run: Run, params: dict, evaluation: Evaluation, clips: str) -> str:
+    """The section of pictures; where they cannot be made, a line that says why: the numbers are worth a report."""
+    specs = evaluation.about.get("specs", {})
+    try:
+        spec = (
+            clips
+            or specs.get("test")
+            or specs.get("train")
+            or features.sibling(run.config.data.train, "test")
+        )
+        loading = {} if clips else evaluation.about.get("config", {}).get("data", {})
+        data = features.data_config(run.config, spec, loading.get("root", ""), loading)
+        found = reconstruct(run, params, spec, data)
+        unseen = Path(spec).resolve() != Path(run.config.data.train or "").resolve()
+        return report_parts.reconstructions(found, run, unseen)
+    except Exception as error:
+        print(f"the report has no pictures of clips: {error}")
+        return report_parts.reconstructions([], run, False, str(error))
 
 
 def write_report(
@@ -66,15 +96,13 @@ def write_report(
     evaluation = read_evaluation(Path(results_file))
     if not evaluation.rows:
         raise UserError(f"'{results_file}' holds no result; run python -m eval first")
-    specs = evaluation.about.get("specs", {})
-    spec = clips or specs.get("test") or specs.get("train") or features.sibling(run.config.data.train, "test")
     title = run.folder.resolve().name
     kicker = f"{run.config.objective.name} · {run.config.model.encoder.name} · {title}"
     body = [
         f'<header><p class="kicker">{escape(kicker)}</p><h1>What the encoder learned</h1>',
         report_parts.headline(evaluation, run),
         report_parts.facts(run, evaluation) + "</header>",
-        report_parts.reconstructions(reconstruct(run, params, spec), run),
+        _pictures(run, params, evaluation, clips),
         report_parts.probe_table(evaluation),
         report_parts.details(evaluation),
         report_parts.curves(run),

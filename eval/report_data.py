@@ -36,19 +36,35 @@ class Evaluation:
     about: dict = field(default_factory=dict)
 
     @property
+    def specs(self) -> dict[str, str]:
+        """SPEC of each encoder, as far as it is known."""
+        return {n: e.get("spec", "") for n, e in self.about.get("encoders", {}).items()}
+
+    @property
     def encoders(self) -> list[str]:
-        """Names; the baseline last."""
-        names = list(dict.fromkeys(r["encoder"] for r in self.rows))
-        specs = {n: e.get("spec", "") for n, e in self.about.get("encoders", {}).items()}
-        return sorted(names, key=lambda n: n == "random" or "random:" in specs.get(n, ""))
+        """Names; untrained ones last."""
+        return results.ordered(self.rows, self.specs)
+
+    def untrained(self, name: str) -> bool:
+        return results.is_baseline(name, self.specs.get(name, ""))
+
+    @property
+    def scores(self) -> list[dict]:
+        """Rows that judge features."""
+        return [r for r in self.rows if r.get("protocol") != results.DIAGNOSTIC]
+
+    @property
+    def diagnostics(self) -> list[dict]:
+        """Rows that describe features."""
+        return [r for r in self.rows if r.get("protocol") == results.DIAGNOSTIC]
 
     def tasks(self) -> list[str]:
-        return list(dict.fromkeys(r["task"] for r in self.rows))
+        return list(dict.fromkeys(r["task"] for r in self.scores))
 
     def of(self, task: str) -> dict[tuple[str, str], dict[str, dict]]:
         """(probe, labels) -> encoder -> row."""
         out: dict[tuple[str, str], dict[str, dict]] = {}
-        for r in self.rows:
+        for r in self.scores:
             if r["task"] == task:
                 out.setdefault((r["probe"], str(r["labels"])), {})[r["encoder"]] = r
         return out

@@ -12,9 +12,10 @@ FPS = 8  # of moving pictures
 PROBE_NAMES = {"linear": "linear", "attentive": "attentive", "knn": "kNN"}
 
 
-def reconstructions(clips: list[dict[str, np.ndarray]], run: Run) -> str:
+def reconstructions(clips: list[dict[str, np.ndarray]], run: Run, unseen: bool, why_not: str = "") -> str:
+    """Pictures of what the model fills in; `unseen`: it was not trained on them; `why_not`: why there are none."""
     if not clips:
-        return ""
+        return f'<p class="soft">No pictures of clips: {escape(why_not)}</p>' if why_not else ""
     cards = []
     for clip in clips:
         moving = "".join(
@@ -29,9 +30,10 @@ def reconstructions(clips: list[dict[str, np.ndarray]], run: Run) -> str:
         )
     ratio = run.config.objective.mask.get("ratio")
     hidden = f"{100 * ratio:.0f} % of every clip was hidden. " if ratio else ""
+    new = "These clips were never trained on; visible" if unseen else "Visible"
     return (
         f"<section><h2>What it imagines</h2><p>{hidden}From the visible patches alone the model fills in the rest. "
-        "These clips were never trained on; visible patches are shown as given. Rows of each strip: what it sees, "
+        f"{new} patches are shown as given. Rows of each strip: what it sees, "
         f'what it fills in, what was there.</p><div class="clips">{"".join(cards)}</div></section>'
     )
 
@@ -71,7 +73,7 @@ def headline(evaluation: Evaluation, run: Run) -> str:
         cards.append(
             f'<div class="card big"><h3>{escape(task)}</h3><div class="huge">{100 * row["accuracy"]:.0f}'
             f"<small>%</small></div>{bar}<p>{below}<br><span class=soft>{PROBE_NAMES.get(probe, probe)} probe, "
-            f"{_labels(labels)}, {row['n']:,} test clips</span></p></div>"
+            f"{_labels(labels)}, {row['n']:,} {'test ' if row['split'] == 'test' else ''}clips</span></p></div>"
         )
     sentence = "The frozen encoder's features, judged by simple probes."
     pairs = [
@@ -79,9 +81,10 @@ def headline(evaluation: Evaluation, run: Run) -> str:
     ]
     if pairs:
         won = sum(f[first]["accuracy"] > f[base]["accuracy"] for f in pairs)
+        other = "the same network before training" if evaluation.untrained(base) else escape(base)
         sentence = (
             f"{run.step:,} steps of watching videos, and not one label. Then the encoder was frozen, and simple probes "
-            f"asked what it knows: it beats the same network before training in {won} of {len(pairs)} comparisons."
+            f"asked what it knows: it beats {other} in {won} of {len(pairs)} comparisons."
         )
     return f'<p class="lead">{sentence}</p><div class="bigs">{"".join(cards)}</div>'
 
@@ -116,7 +119,7 @@ def probe_table(evaluation: Evaluation) -> str:
                 f"<tr><th>{PROBE_NAMES.get(probe, escape(probe))}<small>{_labels(labels)}</small></th>"
                 f'<td class="wide">{bar}</td>{cells}{gain}</tr>'
             )
-        any_row = next(r for r in evaluation.rows if r["task"] == task)
+        any_row = next(r for r in evaluation.scores if r["task"] == task)
         heads = "".join(f"<th class=num>{escape(n)}</th>" for n in names)
         ahead = "<th class=num>ahead</th>" if compared else ""
         parts.append(
@@ -125,13 +128,38 @@ def probe_table(evaluation: Evaluation) -> str:
             f"<span>50</span><span>100 %</span></td>{heads}{ahead}</tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
-    pooling = sorted({r.get("pooling") for r in evaluation.rows if r["probe"] != "attentive"} - {None})
+    pooling = sorted({r.get("pooling") for r in evaluation.scores if r["probe"] != "attentive"} - {None})
+    if not parts:
+        return f"<section>{_diagnostics(evaluation)}{_notes(evaluation)}</section>"
     return (
         f'<section><h2>What simple probes find in it</h2><div class="legend">{legend}<span><i class="chanced"></i>'
-        f"always the largest class</span></div>{''.join(parts)}<p class=soft>Test accuracy in %, mean ± spread over "
+        f"always the largest class</span></div>{''.join(parts)}<p class=soft>Accuracy in %, mean ± spread over "
         f"seeds. The encoder is frozen; linear and kNN probes see features pooled by {', '.join(pooling) or '-'}, the "
-        "attentive probe learns where to look. Hyper-parameters were chosen on validation clips, never on test.</p>"
-        f"{_notes(evaluation)}</section>"
+        f"attentive probe learns where to look. {_choice(evaluation)}</p>"
+        f"{_diagnostics(evaluation)}{_notes(evaluation)}</section>"
+    )
+
+
+def _choice(evaluation: Evaluation) -> str:
+    """How hyper-parameters were chosen, and on what clips are judged."""
+    if any(r.get("protocol") == "leave_one_group_out" for r in evaluation.scores):
+        return "Each clip is judged by the clips of all other groups, with a number of neighbours fixed beforehand."
+    return "Hyper-parameters were chosen on validation clips, never on test."
+
+
+def _diagnostics(evaluation: Evaluation) -> str:
+    """How strongly features tell groups apart: neither good nor bad, so without a gain."""
+    rows = "".join(
+        f"<tr><th>{escape(r['encoder'])}</th><td>{escape(r['task'])}</td>"
+        f'<td class="num">{100 * r["accuracy"]:.1f}</td><td class="num">{100 * r.get("majority", 0):.1f}</td></tr>'
+        for r in evaluation.diagnostics
+    )
+    return (
+        '<div class="card table"><h3>Nearest clip of the same group <small>in % of clips; high = the features tell '
+        "groups apart</small></h3><table><thead><tr><th>encoder</th><th>group</th><th class=num>found</th>"
+        f"<th class=num>by chance</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        if rows
+        else ""
     )
 
 

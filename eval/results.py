@@ -6,6 +6,8 @@ A row of results.jsonl: {"encoder", "probe", "task", "labels", "split", "accurac
 """
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from vfm.errors import UserError
 from vfm.train.config import replace_text
 
 REQUIRED = ("encoder", "probe", "task", "labels", "split", "accuracy", "std", "seeds", "n")
+
+DIAGNOSTIC = "nearest_in_own_group"  # protocol of rows that tell about features, but not how good they are
 
 
 def row(
@@ -98,17 +102,33 @@ def load(place: str | Path) -> tuple[list[dict], dict[str, np.ndarray], dict[str
     return rows, matrices, names
 
 
+def is_baseline(name: str, spec: str = "") -> bool:
+    """Whether an encoder is an untrained one, by its SPEC where that is known, or else by its name."""
+    return bool(re.match(r"([\w.-]+=)?random:", spec)) if spec else name == "random"
+
+
+def ordered(rows: list[dict], specs: Mapping[str, str] | None = None) -> list[str]:
+    """Names of the encoders as they first occur, untrained ones last; `specs`: name -> SPEC, where known."""
+    names = dict.fromkeys(r["encoder"] for r in rows)
+    return sorted(names, key=lambda n: is_baseline(n, (specs or {}).get(n, "")))
+
+
 def percent(row: dict) -> str:
     """ "83.1 ± 0.4", in percent."""
     return f"{100 * row['accuracy']:.1f} ± {100 * row['std']:.1f}"
 
 
-def print_table(rows: list[dict], console: Console | None = None) -> None:
-    """One line a task, probe and budget; a column for each encoder, and how far the first is ahead of the last."""
+def print_table(
+    rows: list[dict], console: Console | None = None, specs: Mapping[str, str] | None = None
+) -> None:
+    """One line a task, probe and budget; a column for each encoder, and how far the first is ahead of the last.
+
+    `specs`: SPEC of each encoder; untrained ones come last.
+    """
     console = console or Console()
     if not console.is_terminal:  # a log has no width of its own
         console.width = 120
-    encoders = list(dict.fromkeys(r["encoder"] for r in rows))
+    encoders = ordered(rows, specs)
     table = Table(title="Accuracy in %, mean ± spread over seeds")
     for name in ("split", "task", "probe", "labels"):
         table.add_column(name)
@@ -128,6 +148,8 @@ def print_table(rows: list[dict], console: Console | None = None) -> None:
         if len(encoders) > 1:
             ends = [found.get(encoders[0]), found.get(encoders[-1])]
             ahead = 100 * (ends[0]["accuracy"] - ends[1]["accuracy"]) if all(ends) else None
+            if any_row.get("protocol") == DIAGNOSTIC:  # nearer to one's own group is not better
+                ahead = None
             colour = "green" if (ahead or 0) > 0 else "red"
             cells.append("" if ahead is None else f"[{colour}]{ahead:+.1f}[/]")
         if previous not in (None, task):

@@ -1,15 +1,19 @@
 """The report: one file, complete, with nothing from outside; pictures that decode."""
 
 import io
+import json
 import re
+from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
 import pytest
+from rich.console import Console
 
-from eval import charts, pictures
+from eval import charts, pictures, report_parts, results
 from eval.__main__ import evaluate
 from eval.report import write_report
+from eval.report_data import Evaluation
 from vfm.errors import UserError
 
 
@@ -47,6 +51,50 @@ def test_report_shows_every_part(page):
     assert page.count("image/png;base64") == 6 * 4
     assert "<video> stream" not in page and "&lt;video&gt; stream" in page
     assert "tiny <run>" not in page
+
+
+def small(encoder, accuracy, **more):
+    keys = dict(encoder=encoder, probe="knn", task="hands", labels="all", split="leave one signer out", n=20)
+    return (
+        keys | dict(accuracy=accuracy, std=0.0, seeds=1, protocol="leave_one_group_out", majority=0.5) | more
+    )
+
+
+def test_groups_are_described_and_not_scored():
+    found = Evaluation(
+        [
+            small("fresh", 0.5),
+            small("mine", 0.75),
+            small("mine", 0.9, task="signer", split="leave one clip out", protocol=results.DIAGNOSTIC),
+        ],
+        {},
+        {},
+        {"encoders": {"fresh": {"spec": "fresh=random:RUN"}, "mine": {"spec": "mine=RUN"}}},
+    )
+    assert found.encoders == ["mine", "fresh"] and found.tasks() == ["hands"]
+    table = report_parts.probe_table(found)
+    assert "+25.0" in table and "Nearest clip of the same group" in table and "validation" not in table
+    assert "signer</h3>" not in report_parts.headline(found, SimpleNamespace(step=3))
+    found.about = {"encoders": {"fresh": {"spec": "OTHER"}, "mine": {"spec": "RUN"}}}
+    assert "before training" not in report_parts.headline(found, SimpleNamespace(step=3))
+
+
+def test_table_is_ahead_of_the_baseline_whatever_comes_first():
+    console = Console(record=True, file=io.StringIO())
+    results.print_table([small("random", 0.5), small("mine", 0.75)], console)
+    assert "+25.0" in console.export_text()
+
+
+def test_report_comes_without_pictures_where_there_are_no_clips(run, tmp_path):
+    (tmp_path / "results.jsonl").write_text(json.dumps(small("mine", 0.75)) + "\n")
+    page = write_report(run, tmp_path, tmp_path / "report.html", clips=str(tmp_path / "gone.csv")).read_text()
+    assert "No pictures of clips" in page and "gone.csv" in page and "What simple probes find" in page
+
+
+def test_training_clips_are_not_called_unseen(run, videos, tmp_path):
+    (tmp_path / "results.jsonl").write_text(json.dumps(small("mine", 0.75)) + "\n")
+    page = write_report(run, tmp_path, tmp_path / "report.html", clips=str(videos / "train.csv")).read_text()
+    assert "What it imagines" in page and "never trained on" not in page
 
 
 def test_report_without_results_says_so(run, tmp_path):
