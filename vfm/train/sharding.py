@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vfm import rules
@@ -41,7 +42,10 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
         raise UserError(
             f"{text}: the sizes must multiply to the {devices} devices that there are; -1 fills one"
         )
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    # Process after process rather than along the wires of a torus: so each host supplies neighbouring rows.
+    ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    shaped = np.array(ordered).reshape(tuple(sizes.values()))
+    return Mesh(shaped, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
