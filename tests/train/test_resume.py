@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from input_pipeline import embedded
+from vfm.train import checkpoint
 
 STEPS = 40
 
@@ -65,18 +66,22 @@ def runs(toy, tmp_path_factory):
     return runs
 
 
-def listed(toy, run, *options) -> list[str]:
-    done = toy.run("-m", "scripts.checkpoint", str(run), *options)
-    assert done.returncode == 0, done.stderr
-    return [line.split() for line in done.stdout.splitlines()[1:]]
-
-
-def test_the_last_parameters_are_equal_bit_for_bit(toy, runs):
+def test_the_last_parameters_are_equal_bit_for_bit(runs):
     assert 10 <= runs.killed_at < STEPS
     for which in ("params", "ema"):
-        whole, broken = (listed(toy, runs.home / name, "--which", which)[-1] for name in ("whole", "broken"))
-        assert whole[0] == broken[0] == str(STEPS)
-        assert len(whole[3]) == 64 and whole[3] == broken[3]
+        ends = [checkpoint.restore_params(runs.home / name, None, which) for name in ("whole", "broken")]
+        assert [step for _, step in ends] == [STEPS, STEPS]
+        assert len({checkpoint.sha256(params) for params, _ in ends}) == 1
+
+
+def test_the_script_lists_steps_sizes_and_digests(toy, runs):
+    done = toy.run("-m", "scripts.checkpoint", str(runs.home / "broken"))
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [int(step) for step, *_ in rows] == [32, 36, 40]
+    assert all(float(size) > 0 for _, size, *_ in rows)
+    params, _ = checkpoint.restore_params(runs.home / "whole")
+    assert rows[-1][3] == checkpoint.sha256(params)
 
 
 def test_sigterm_saves_the_step_at_hand_and_leaves_with_exit_code_0(runs):
@@ -117,7 +122,7 @@ def test_a_finished_run_says_that_there_is_nothing_to_do(toy, runs):
     assert "nothing to do" in toy.finish(runs.start("whole"))
 
 
-def test_another_model_in_the_same_folder_is_refused(toy, runs):
+def test_another_model_in_the_same_folder_is_refused(runs):
     process = runs.start("whole", "--config.model.encoder.depth=2", "--config.objective.mask.ratio=0.5")
     text, _ = process.communicate(timeout=200)
     errors = [line for line in text.splitlines() if line.startswith("error: ")]
@@ -125,4 +130,4 @@ def test_another_model_in_the_same_folder_is_refused(toy, runs):
     assert (
         "config.model.encoder.depth was 1, is 2" in errors[0] and "config.objective.mask.ratio" in errors[0]
     )
-    assert listed(toy, runs.home / "whole")[-1][0] == str(STEPS)
+    assert checkpoint.steps(runs.home / "whole")[-1] == STEPS
