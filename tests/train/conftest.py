@@ -18,7 +18,7 @@ from configs import common
 
 ROOT = Path(__file__).parents[2]
 ROWS = 8
-PATIENCE = 300  # seconds for a process; many times what it takes on two idle cores
+PATIENCE = 500  # seconds for a process; many times what it takes on two idle cores
 
 
 class Regression:

@@ -177,7 +177,7 @@ def _reason(error: BaseException) -> str:
 
 def _check_same(workdir: str | Path, step: int, like: Tree) -> None:
     stored, expected = rules.flatten(_metadata(workdir, step)), rules.flatten(like)
-    for path in [*expected, *(stored.keys() - expected.keys())]:
+    for path in [*expected, *sorted(stored.keys() - expected.keys())]:
         there, here = (tuple(tree[path].shape) if path in tree else "none" for tree in (stored, expected))
         if there != here:
             raise UserError(
