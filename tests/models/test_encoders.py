@@ -125,6 +125,13 @@ def test_a_video_that_patches_do_not_divide_is_an_error(name):
         run(name, video(1, 4, 18, 16))
 
 
+@pytest.mark.parametrize("name", ENCODERS)
+def test_equal_encoders_share_compiled_functions(name):
+    apply = jax.jit(lambda module: jnp.zeros(module.width), static_argnums=0)
+    assert apply(build(name)).shape == apply(build(name)).shape
+    assert apply._cache_size() == 1
+
+
 @pytest.mark.parametrize("name", BOTH)
 def test_residual_branches_drop_in_training_only(name):
     variables = made(name)[1]

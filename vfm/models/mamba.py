@@ -11,6 +11,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import FrozenDict
 from jaxtyping import Array, Float, Int
 
 from vfm.models import mamba_init as initials
@@ -81,7 +82,7 @@ def mamba(
         cls_token=cls_token,
         norm=norm,
         norm_eps=norm_eps,
-        mixer=dict(
+        mixer=FrozenDict(  # hashable, as a module has to be to be a static argument of jit
             inner=int(expand * width),
             states=d_state,
             taps=d_conv,
@@ -116,7 +117,7 @@ class VideoMamba(nn.Module):
     tubelet: int
     patch: int
     stride: int
-    mixer: dict  # arguments of Mixer
+    mixer: FrozenDict  # arguments of Mixer
     positions: str = "learned_separable"
     cls_token: bool = True
     norm: str = "rmsnorm"
@@ -204,7 +205,7 @@ def _overlapping(video: Float[Array, "B T H W C"], grid: Grid, patch: int, strid
 class Block(nn.Module):
     """A layer: `x + drop_path(mixer(norm x))`, with x in float32."""
 
-    mixer: dict
+    mixer: FrozenDict
     norm: str = "rmsnorm"
     norm_eps: float = 1e-5
     dropping: bool = False  # the branch is dropped (training with a drop path rate)
