@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vfm.errors import UserError
 from vfm.ops import dot
@@ -59,6 +59,7 @@ class Norm(nn.Module):
 
     kind: str = "layernorm"
     eps: float = 1e-6
+    use_bias: bool = True  # of LayerNorm
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -68,7 +69,7 @@ class Norm(nn.Module):
             y -= y.mean(-1, keepdims=True)
         y *= jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
         y *= self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        if self.kind == "layernorm":
+        if self.kind == "layernorm" and self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return y.astype(x.dtype)
 
@@ -144,9 +145,12 @@ class Attention(nn.Module):
     norm_eps: float = 1e-6
     scale: float = 0.0
     precision: str = "float32"
+    proj_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    def __call__(
+        self, x: Float[Array, "B N D"], mask: Bool[Array, "B _ N N"] | None = None
+    ) -> Float[Array, "B N D"]:
         require("qkv_bias", self.qkv_bias, QKV_BIASES)
         width = x.shape[-1]
         y = Dense(3 * width, self.qkv_bias == "qkv", precision=self.precision, name="qkv")(x)
@@ -158,8 +162,10 @@ class Attention(nn.Module):
         if self.qk_norm:
             q = Norm(self.norm, self.norm_eps, name="q_norm")(q)
             k = Norm(self.norm, self.norm_eps, name="k_norm")(k)
-        y = attention(q, k, v, scale=self.scale or None)
-        return Dense(width, precision=self.precision, name="proj")(rearrange(y, "b n h d -> b n (h d)"))
+        y = attention(q, k, v, mask=mask, scale=self.scale or None)
+        return Dense(width, self.proj_bias, precision=self.precision, name="proj")(
+            rearrange(y, "b n h d -> b n (h d)")
+        )
 
 
 class Mlp(nn.Module):
@@ -169,11 +175,14 @@ class Mlp(nn.Module):
     activation: str = "gelu"
     precision: str = "float32"
     kernel_init: Any = nn.initializers.xavier_uniform()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         require("activation", self.activation, ACTIVATIONS)
-        dense = functools.partial(Dense, kernel_init=self.kernel_init, precision=self.precision)
+        dense = functools.partial(
+            Dense, use_bias=self.use_bias, kernel_init=self.kernel_init, precision=self.precision
+        )
         y = dense(self.hidden, name="fc1")(x)
         return dense(x.shape[-1], name="fc2")(ACTIVATIONS[self.activation](y))
 
@@ -192,9 +201,12 @@ class Block(nn.Module):
     activation: str = "gelu"
     precision: str = "float32"
     dropping: bool = False  # residual branches are dropped (training with a drop path rate)
+    use_bias: bool = True  # of the output projection and the MLP
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B N D"], rate: Float[Array, ""]) -> tuple[Array, None]:
+    def __call__(
+        self, x: Float[Array, "B N D"], rate: Float[Array, ""], mask: Bool[Array, "B _ N N"] | None = None
+    ) -> tuple[Array, None]:
         norm = functools.partial(Norm, self.norm, self.norm_eps)
         attend = Attention(
             self.heads,
@@ -204,10 +216,11 @@ class Block(nn.Module):
             self.norm_eps,
             self.qk_scale,
             self.precision,
+            self.use_bias,
             name="attn",
         )
-        x += self._branch(attend(norm(name="norm1")(x)), rate, "ls1")
-        mlp = Mlp(self.mlp_dim, self.activation, self.precision, name="mlp")
+        x += self._branch(attend(norm(name="norm1")(x), mask), rate, "ls1")
+        mlp = Mlp(self.mlp_dim, self.activation, self.precision, use_bias=self.use_bias, name="mlp")
         x += self._branch(mlp(norm(name="norm2")(x)), rate, "ls2")
         self.sow("intermediates", "output", x)
         return x, None
@@ -218,7 +231,9 @@ class Block(nn.Module):
         return drop_path(y, rate, self.make_rng("dropout")) if self.dropping else y
 
 
-def scanned(layer: type[nn.Module], depth: int, remat: str = "none", unroll: int = 1) -> type[nn.Module]:
+def scanned(
+    layer: type[nn.Module], depth: int, remat: str = "none", unroll: int = 1, shared: int = 0
+) -> type[nn.Module]:
     """The layer's class repeated `depth` times: `(x, [L] drop path rates) -> (x, None)`, like each layer.
 
     Parameters and intermediates are stacked over layers (leading axis L); compile time ignores the depth.
@@ -226,6 +241,7 @@ def scanned(layer: type[nn.Module], depth: int, remat: str = "none", unroll: int
     Args:
       remat: what a layer recomputes in the backward pass: none | dots (all but products with weights) | full.
       unroll: layers in one turn of the loop; 0 = all.
+      shared: further arguments after the rates, the same for all layers (a mask, what is attended to).
     """
     require("remat", remat, REMATS)
     if remat != "none":
@@ -236,6 +252,7 @@ def scanned(layer: type[nn.Module], depth: int, remat: str = "none", unroll: int
         layer,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
+        in_axes=(0, *(nn.broadcast,) * shared),
         length=depth,
         unroll=unroll or depth,
     )

@@ -7,12 +7,13 @@ L layers.
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from vfm.errors import UserError
 from vfm.models.features import Features
 from vfm.models.layers import Block, Norm, PatchEmbed, drop_rates, require, scanned, token_grid
 from vfm.ops import dot, positions
+from vfm.ops.attention import causal_mask
 from vfm.ops.patches import Grid
 
 SIZES = {  # width, depth, heads, mlp_dim
@@ -24,6 +25,7 @@ SIZES = {  # width, depth, heads, mlp_dim
     "g": (1408, 40, 16, 6144),
 }
 POSITIONS = ("sincos1d", "sincos3d", "learned", "learned_separable", "none")
+ATTENDS = ("all", "causal", "prefix")
 
 
 def vit(
@@ -48,6 +50,9 @@ def vit(
     activation: str = "gelu",
     drop_path: float = 0.0,
     final_norm: bool = True,
+    attends: str = "all",
+    block_bias: bool = True,
+    embed_norm: bool = False,
     precision: str = "float32",
     remat: str = "none",
     unroll: int = 1,
@@ -55,11 +60,16 @@ def vit(
     """A ViT of a named size; a width, depth, heads or mlp_dim other than 0 overrides the size's.
 
     Args:
+      attends: what a token sees: all | causal (itself and those before it, in raster order) | prefix (causal behind
+        the prefix that a call gives, all where it gives none: AIM).
+      block_bias: whether output projections and MLPs have biases.
+      embed_norm: a norm between patch embedding and positions.
       frames, image_size: the native clip that position tables are for; image_size may be (height, width).
       qk_scale: of the attention logits; 0 = head size ** -0.5.
       The other keys are explained in `configs/common.py`.
     """
     require("size", size, SIZES)
+    require("attends", attends, ATTENDS)
     preset = SIZES[size]
     width, depth, heads = width or preset[0], depth or preset[1], heads or preset[2]
     # A width of its own takes the usual ratio of 4, not the hidden size of another width.
@@ -87,6 +97,9 @@ def vit(
         activation=activation,
         drop_path=drop_path,
         final_norm=final_norm,
+        attends=attends,
+        block_bias=block_bias,
+        embed_norm=embed_norm,
         precision=dot.resolve_precision(precision),
         remat=remat,
         unroll=unroll,
@@ -119,6 +132,9 @@ class ViT(nn.Module):
     activation: str = "gelu"
     drop_path: float = 0.0
     final_norm: bool = True
+    attends: str = "all"
+    block_bias: bool = True
+    embed_norm: bool = False
     precision: str = "float32"
     remat: str = "none"
     unroll: int = 1
@@ -130,17 +146,24 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, video: Float[Array, "B T H W C"], keep: Int[Array, "B K"] | None = None, train: bool = False
+        self,
+        video: Float[Array, "B T H W C"],
+        keep: Int[Array, "B K"] | None = None,
+        train: bool = False,
+        prefix: Int[Array, "B"] | None = None,
     ) -> Features:
         """Encode a normalised video.
 
         Args:
           keep: sorted ids of the visible tokens; None = all. Position codes follow ids.
           train: drop residual branches at the drop path rates (rng "dropout").
+          prefix: how many of the first tokens see each other, where the encoder attends to a prefix.
         """
         grid = self.grid_of(video.shape)
         dtype = dot.activation_dtype(self.precision)
         x = PatchEmbed(self.width, self.tubelet, self.patch, self.precision, name="patch_embed")(video, keep)
+        if self.embed_norm:
+            x = Norm(self.norm, self.norm_eps, name="embed_norm")(x)
         if self.positions != "none":
             x += at(position_table(self, self.positions, self.native, grid, self.width), keep).astype(dtype)
         extra = self._extra_tokens(x.shape[0], dtype)
@@ -148,7 +171,8 @@ class ViT(nn.Module):
             x = jnp.concatenate([*extra, x], axis=1)
         self.sow("intermediates", "embed", x)
 
-        blocks = scanned(Block, self.depth, self.remat, self.unroll)(
+        mask = self._mask(x.shape[1], prefix)
+        blocks = scanned(Block, self.depth, self.remat, self.unroll, shared=1)(
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             norm=self.norm,
@@ -160,13 +184,28 @@ class ViT(nn.Module):
             activation=self.activation,
             precision=self.precision,
             dropping=train and self.drop_path > 0,
+            use_bias=self.block_bias,
             name="blocks",
         )
-        x, _ = blocks(x, drop_rates(self.drop_path, self.depth))
+        x, _ = blocks(x, drop_rates(self.drop_path, self.depth), mask)
         if self.final_norm:
             x = Norm(self.norm, self.norm_eps, name="norm")(x)
         cls = x[:, 0] if self.cls_token else None
         return Features(x[:, self.cls_token + self.registers :], cls, grid)
+
+    def _mask(self, length: int, prefix: Int[Array, "B"] | None) -> Bool[Array, "B 1 N N"] | None:
+        """Which tokens see which; extra tokens belong to the prefix."""
+        extra = self.cls_token + self.registers
+        if self.attends == "causal":
+            if self.cls_token:
+                raise UserError(
+                    "a class token stands in front of all others and would see nothing under attends='causal'; set "
+                    "the encoder's cls_token=False, or attends='prefix'"
+                )
+            return causal_mask(length)
+        if self.attends == "prefix" and prefix is not None:
+            return causal_mask(length, prefix=prefix + extra)
+        return None
 
     def _extra_tokens(self, batch: int, dtype: jnp.dtype) -> list[Array]:
         """Class and register tokens, repeated over the batch; they have no position code."""

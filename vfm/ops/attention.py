@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from vfm.errors import UserError
 
 IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+NOT_SEEN = -1e30  # a logit in float32 that no real one comes near
 
 
 def attention(
@@ -22,12 +23,15 @@ def attention(
     k: Float[Array, "B M H D"],
     v: Float[Array, "B M H D"],
     *,
+    mask: Bool[Array, "B _ N M"] | None = None,
     scale: float | None = None,
     impl: str = "auto",
 ) -> Float[Array, "B N H D"]:
     """`softmax(scale * q k^T) v` for each head, the softmax in float32.
 
     Args:
+      mask: true where a query sees a key, for all heads (an axis of 1) or for each; axes of 1 are repeated. A query
+        that sees no key gets the mean of all values.
       scale: of the logits; None = D ** -0.5.
       impl: xla | cudnn (NVIDIA, bfloat16 or float16) | auto = cudnn where it can run, else xla.
 
@@ -37,8 +41,27 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     chosen = _choose(impl, jax.default_backend(), jnp.dtype(q.dtype).name, q.shape[-1])
     if chosen == "cudnn":
-        return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
-    return _xla(q, k, v, scale)
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="cudnn")
+    return _xla(q, k, v, mask, scale)
+
+
+def causal_mask(
+    queries: int,
+    keys: int | None = None,
+    start: Int[Array, ""] | int = 0,
+    prefix: Int[Array, "B"] | None = None,
+) -> Bool[Array, "B 1 N M"]:
+    """A query sees the keys up to its own place and, with `prefix`, all of the first `prefix` keys (prefix-LM).
+
+    Args:
+      keys: M; None = as many as queries.
+      start: place of the first query among the keys (queries that go on where a cache ends).
+      prefix: length of each sample's prefix; None = plainly causal, with a batch axis of 1.
+    """
+    places = jnp.arange(queries)[:, None] + start
+    key_places = jnp.arange(queries if keys is None else keys)
+    mask = (key_places <= places)[None, None]
+    return mask if prefix is None else mask | (key_places < prefix[:, None, None, None])
 
 
 @functools.cache  # so that each choice is logged once
@@ -63,7 +86,7 @@ def _choose(impl: str, backend: str, dtype: str, head_size: int) -> str:
     return chosen
 
 
-def _xla(q, k, v, scale):
+def _xla(q, k, v, mask, scale):
     """Softmax attention in plain operations.
 
     Weights are divided by their sum after they have multiplied the values: on CPU, where long sequences are bound
@@ -72,6 +95,9 @@ def _xla(q, k, v, scale):
     precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
     product = functools.partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
     logits = product("bnhd,bmhd->bhnm", q * scale, k)
+    if mask is not None:
+        # A finite number, so that a row without any key gives no NaN, neither here nor in its gradient.
+        logits = jnp.where(mask, logits, NOT_SEEN)
     weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)
     y = product("bhnm,bmhd->bhnd", weights.astype(v.dtype), v) / total
