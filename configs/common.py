@@ -40,6 +40,9 @@ def vit(**changes) -> dict:
             layer_scale=0.0,  # initial value; 0 = no LayerScale
             drop_path=0.0,  # rate of the last layer, rising linearly from 0
             final_norm=True,
+            attends="all",  # what a token sees: all | causal (those before it) | prefix (AIM; all outside training)
+            block_bias=True,  # biases of output projections and MLPs
+            embed_norm=False,  # a norm between patch embedding and positions
         )
         | changes
     )
@@ -72,6 +75,18 @@ def mamba(**changes) -> dict:
         )
         | changes
     )
+
+
+def digits(c: ConfigDict) -> None:
+    """Data, length and optimiser of small experiments on the embedded data set, as the quickstart has them."""
+    c.total_steps, c.batch_size = 2000, 128
+    c.precision, c.unroll = "bfloat16_dots", 0
+    c.data.train = "data/digits/train.csv"
+    c.data.frames, c.data.stride, c.data.size = 16, 1, 32
+    c.data.crop, c.data.cache, c.data.cache_size = "center", True, 32
+    c.optim.lr, c.optim.lr_scaling, c.optim.min_lr, c.optim.warmup = 1e-3, False, 1e-5, "100 steps"
+    c.optim.clip = 1.0
+    c.log_every = "20 steps"
 
 
 def get_config() -> ConfigDict:
@@ -114,6 +129,25 @@ def get_config() -> ConfigDict:
     d.workers = 0  # decoding processes; 0 = threads of this process
     d.threads = 2  # decoding threads of each process
     d.prefetch = 2  # batches ready on the device
+    d.text = t = ConfigDict()
+    t.tokenizer = (
+        ""  # "" = no text | bytes (needs no file) | FILE | KIND:FILE, see input_pipeline/tokenizers.py
+    )
+    t.sha256 = ""  # of the tokenizer; the run writes it, a resume compares it
+    t.length = 32  # tokens of a row, with begin, prompt and end
+    t.column = "caption"  # a cell may hold several captions, as a JSON list of strings
+    t.prompt = ""  # words before every caption (next-token prediction)
+    t.turn = "USER: {} ASSISTANT:"  # how the questions of conversations are put
+    t.answer_only = True  # text_loss leaves out prompts and questions
+    t.bos = placeholder(
+        bool
+    )  # begin token in every row; this and the next four: None = as the tokenizer's kind
+    t.eos = placeholder(bool)  # end token in every row, kept where a row is cut
+    t.pad = placeholder(int)  # id of padding
+    t.sticky = placeholder(bool)  # padding counts as text: text_mask is True everywhere (SigLIP)
+    t.clean = placeholder(str)  # none | lower | canonicalize (SigLIP) | clip
+    d.images = ""  # a second source: of images with captions, as videos of one frame; "" = none
+    d.image_batch = 0  # images beside every global batch of videos
 
     c.model = m = ConfigDict()
     m.encoder = ConfigDict(vit())

@@ -14,6 +14,7 @@ SHIPPED = [
     *("quickstart", "quickstart_mamba"),
     *(f"videomae:{size}" for size in "sblhg"),
     *(f"videomamba:{size}" for size in ("ti", "s", "m")),
+    *("aim", "aim:600m"),
 ]
 
 
@@ -29,12 +30,13 @@ def toy(config: ConfigDict) -> ConfigDict:
     config.total_steps, config.batch_size = 2, 4
     config.optim.warmup, config.log_every, config.checkpoint.every = "1 steps", "1 steps", ""
     config.data.frames, config.data.size = 4, 32
-    for part in (config.model.encoder, config.objective.predictor):
+    for part in filter(None, (config.model.encoder, config.objective.get("predictor"))):
         part.width, part.depth = 32, 2
         if "heads" in part:
             part.heads = 2
     config.model.encoder.update(dict(frames=4, image_size=32, patch=8, tubelet=2))
-    config.objective.mask.ratio = 0.75
+    if "mask" in config.objective:
+        config.objective.mask.ratio = 0.75
     return config
 
 

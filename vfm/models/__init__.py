@@ -13,10 +13,11 @@ import flax.linen as nn
 from vfm import parts
 from vfm.models.decoders import decoder
 from vfm.models.features import Features
+from vfm.models.heads import mlp_head
 from vfm.models.mamba import mamba
 from vfm.models.vit import vit
 
-__all__ = ["Features", "build", "decoder", "mamba", "vit"]
+__all__ = ["Features", "build", "decoder", "mamba", "mlp_head", "vit"]
 
 
 def build(

@@ -11,8 +11,9 @@ from typing import Any
 
 from vfm import parts
 from vfm.objectives.masked import masked
+from vfm.objectives.next_patch import next_patch
 
-__all__ = ["build", "masked"]
+__all__ = ["build", "masked", "next_patch"]
 
 
 def build(config: Any) -> Any:
