@@ -57,6 +57,20 @@ def test_bicubic_to_other_aspects(kernels, case, grid):
     np.testing.assert_allclose(ours, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("time, side", [(1, 5), (2, 3), (4, 4)])
+def test_sinusoid_of_a_quarter_for_time_is_internvideo2s(kernels, time, side):
+    expected = kernels["output"][f"iv2_sincos3d/T{time}_G{side}_D48"]
+    np.testing.assert_allclose(positions.sincos_quarter((time, side, side), 48), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", "0123")
+def test_adapted_tables_are_internvideo2s(kernels, case):
+    old, side, new, wider, _ = kernels["input"][f"iv2_interp/{case}/config(T0,G0,T1,G1,extra)"]
+    table = kernels["input"][f"iv2_interp/{case}/pos_embed"][0]
+    ours = positions.adapt(table, (old, side, side), (new, wider, wider))
+    np.testing.assert_allclose(ours, kernels["output"][f"iv2_interp/{case}"][0], atol=2e-6)
+
+
 def test_nearest_takes_torchs_samples():
     # torch.nn.functional.interpolate(arange(5), size=..., mode="nearest")
     assert (matrix(5, 3, "nearest") @ np.arange(5)).tolist() == [0, 1, 3]

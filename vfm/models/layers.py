@@ -28,6 +28,7 @@ ACTIVATIONS = {
 }
 NORMS = ("layernorm", "rmsnorm")
 QKV_BIASES = ("qv", "qkv", "none")
+QK_NORMS_OVER = ("head", "all")
 REMATS = ("none", "dots", "full")
 
 
@@ -74,6 +75,26 @@ class Norm(nn.Module):
         return y.astype(x.dtype)
 
 
+class Embedding(nn.Module):
+    """A table of token vectors; `attend` gives logits over the same table (tied weights)."""
+
+    vocab_size: int
+    width: int
+    precision: str = "float32"
+
+    def setup(self):
+        self.embedding = self.param("embedding", nn.initializers.normal(0.02), (self.vocab_size, self.width))
+
+    def __call__(self, ids: Int[Array, "..."]) -> Float[Array, "... D"]:
+        """Vectors of token ids; NaN for an id that the table does not have."""
+        found = jnp.take(self.embedding, ids, axis=0)
+        return found.astype(dot.activation_dtype(self.precision))
+
+    def attend(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Products with all vectors of the table."""
+        return dot.matmul(x, self.embedding.T, self.precision)
+
+
 class LayerScale(nn.Module):
     """A learned gain for each channel of a residual branch (CaiT)."""
 
@@ -82,7 +103,8 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
-        return x * gamma.astype(x.dtype)
+        # In float32: the gains start at 1e-5, where a bfloat16 product loses a residual branch's last bits.
+        return (x.astype(jnp.float32) * gamma).astype(x.dtype)
 
 
 def drop_path(x: Float[Array, "B ..."], rate: Float[Array, ""], key: Array) -> Float[Array, "B ..."]:
@@ -101,6 +123,7 @@ class PatchEmbed(nn.Module):
     tubelet: int
     patch: int
     precision: str = "float32"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -110,9 +133,10 @@ class PatchEmbed(nn.Module):
         if keep is not None:
             patches = take(patches, keep)
         kernel = self.param("kernel", nn.initializers.xavier_uniform(), (patches.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
         y = dot.matmul(patches, kernel, self.precision)
-        return y + bias.astype(y.dtype)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.width,)).astype(y.dtype)
+        return y
 
 
 def token_grid(shape: tuple[int, ...], tubelet: int, patch: int) -> Grid:
@@ -135,6 +159,7 @@ class Attention(nn.Module):
     """Multi-head self-attention.
 
     qkv_bias: qv (queries and values have one: VideoMAE) | qkv | none.
+    qk_norm: normalise queries and keys, each head apart or (qk_norm_over) all heads together, before the split.
     scale: of the logits; 0 = head size ** -0.5.
     """
 
@@ -146,6 +171,7 @@ class Attention(nn.Module):
     scale: float = 0.0
     precision: str = "float32"
     proj_bias: bool = True
+    qk_norm_over: str = "head"
 
     @nn.compact
     def __call__(
@@ -158,14 +184,40 @@ class Attention(nn.Module):
             q_bias = self.param("q_bias", nn.initializers.zeros, (width,))
             v_bias = self.param("v_bias", nn.initializers.zeros, (width,))
             y += jnp.concatenate([q_bias, jnp.zeros_like(q_bias), v_bias]).astype(y.dtype)
-        q, k, v = jnp.unstack(rearrange(y, "b n (k h d) -> b n k h d", k=3, h=self.heads), axis=2)
+        require("qk_norm_over", self.qk_norm_over, QK_NORMS_OVER)
+        # What the norms see last: one head, or all of them.
+        groups = self.heads if self.qk_norm_over == "head" else 1
+        q, k, v = jnp.unstack(rearrange(y, "b n (k h d) -> b n k h d", k=3, h=groups), axis=2)
         if self.qk_norm:
             q = Norm(self.norm, self.norm_eps, name="q_norm")(q)
             k = Norm(self.norm, self.norm_eps, name="k_norm")(k)
+        q, k, v = (z.reshape(*z.shape[:2], self.heads, -1) for z in (q, k, v))
         y = attention(q, k, v, mask=mask, scale=self.scale or None)
         return Dense(width, self.proj_bias, precision=self.precision, name="proj")(
             rearrange(y, "b n h d -> b n (h d)")
         )
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from tokens to other tokens, of a width M that may differ; all products have biases."""
+
+    heads: int
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B N D"],
+        context: Float[Array, "B K M"],
+        mask: Bool[Array, "B _ N K"] | None = None,
+    ) -> Float[Array, "B N D"]:
+        """Attend to `context`; `mask` is true where a query sees one of its tokens."""
+        width = x.shape[-1]
+        dense = functools.partial(Dense, precision=self.precision)
+        q = rearrange(dense(width, name="q")(x), "b n (h d) -> b n h d", h=self.heads)
+        kv = rearrange(dense(2 * width, name="kv")(context), "b n (k h d) -> b n k h d", k=2, h=self.heads)
+        k, v = jnp.unstack(kv, axis=2)
+        return dense(width, name="proj")(rearrange(attention(q, k, v, mask=mask), "b n h d -> b n (h d)"))
 
 
 class Mlp(nn.Module):
@@ -202,6 +254,7 @@ class Block(nn.Module):
     precision: str = "float32"
     dropping: bool = False  # residual branches are dropped (training with a drop path rate)
     use_bias: bool = True  # of the output projection and the MLP
+    qk_norm_over: str = "head"
 
     @nn.compact
     def __call__(
@@ -217,6 +270,7 @@ class Block(nn.Module):
             self.qk_scale,
             self.precision,
             self.use_bias,
+            self.qk_norm_over,
             name="attn",
         )
         x += self._branch(attend(norm(name="norm1")(x), mask), rate, "ls1")

@@ -23,8 +23,11 @@ SIZES = {  # width, depth, heads, mlp_dim
     "l": (1024, 24, 16, 4096),
     "h": (1280, 32, 16, 5120),
     "g": (1408, 40, 16, 6144),
+    "1b": (1408, 40, 16, 6144),  # InternVideo2's names
+    "6b": (3200, 48, 25, 12800),
 }
-POSITIONS = ("sincos1d", "sincos3d", "learned", "learned_separable", "none")
+POSITIONS = ("sincos1d", "sincos3d", "learned", "learned_from_sincos", "learned_separable", "none")
+IMAGES = ("interpolate", "mean", "own")
 ATTENDS = ("all", "causal", "prefix")
 
 
@@ -53,6 +56,11 @@ def vit(
     attends: str = "all",
     block_bias: bool = True,
     embed_norm: bool = False,
+    pre_norm: bool = False,
+    patch_bias: bool = True,
+    cls_position: bool = False,
+    image_positions: str = "interpolate",
+    qk_norm_over: str = "head",
     precision: str = "float32",
     remat: str = "none",
     unroll: int = 1,
@@ -64,12 +72,19 @@ def vit(
         the prefix that a call gives, all where it gives none: AIM).
       block_bias: whether output projections and MLPs have biases.
       embed_norm: a norm between patch embedding and positions.
+      pre_norm: a norm of all tokens in front of the first layer (CLIP).
+      patch_bias: whether the patch embedding has a bias.
+      cls_position: the class token has a position code too, the first row of a learned table.
+      image_positions: of a clip of one frame, under learned positions: interpolate | mean over time | own (a table
+        for images, `image_pos`: InternVideo2's second stage).
+      qk_norm_over: what is normalised: each head apart | all (heads together, before the split: InternVideo2).
       frames, image_size: the native clip that position tables are for; image_size may be (height, width).
       qk_scale: of the attention logits; 0 = head size ** -0.5.
       The other keys are explained in `configs/common.py`.
     """
     require("size", size, SIZES)
     require("attends", attends, ATTENDS)
+    require("image_positions", image_positions, IMAGES)
     preset = SIZES[size]
     width, depth, heads = width or preset[0], depth or preset[1], heads or preset[2]
     # A width of its own takes the usual ratio of 4, not the hidden size of another width.
@@ -100,6 +115,11 @@ def vit(
         attends=attends,
         block_bias=block_bias,
         embed_norm=embed_norm,
+        pre_norm=pre_norm,
+        patch_bias=patch_bias,
+        cls_position=cls_position,
+        image_positions=image_positions,
+        qk_norm_over=qk_norm_over,
         precision=dot.resolve_precision(precision),
         remat=remat,
         unroll=unroll,
@@ -109,7 +129,7 @@ def vit(
 class ViT(nn.Module):
     """An encoder: `(video, keep=None, train=False) -> Features`; make one with `vit`.
 
-    Intermediates (`mutable=["intermediates"]`): "embed" [B,N,D], tokens after positions, and "blocks/output"
+    Intermediates (`mutable=["intermediates"]`): "embed" [B,N,D], what the first layer sees, and "blocks/output"
     [L,B,N,D], the output of each layer; extra tokens (cls, then registers) stand in front of N.
     """
 
@@ -135,6 +155,11 @@ class ViT(nn.Module):
     attends: str = "all"
     block_bias: bool = True
     embed_norm: bool = False
+    pre_norm: bool = False
+    patch_bias: bool = True
+    cls_position: bool = False
+    image_positions: str = "interpolate"
+    qk_norm_over: str = "head"
     precision: str = "float32"
     remat: str = "none"
     unroll: int = 1
@@ -161,14 +186,20 @@ class ViT(nn.Module):
         """
         grid = self.grid_of(video.shape)
         dtype = dot.activation_dtype(self.precision)
-        x = PatchEmbed(self.width, self.tubelet, self.patch, self.precision, name="patch_embed")(video, keep)
+        embed = PatchEmbed(
+            self.width, self.tubelet, self.patch, self.precision, self.patch_bias, name="patch_embed"
+        )
+        x = embed(video, keep)
         if self.embed_norm:
             x = Norm(self.norm, self.norm_eps, name="embed_norm")(x)
-        if self.positions != "none":
-            x += at(position_table(self, self.positions, self.native, grid, self.width), keep).astype(dtype)
-        extra = self._extra_tokens(x.shape[0], dtype)
+        codes, cls_code = self._positions(grid)
+        if codes is not None:
+            x += at(codes, keep).astype(dtype)
+        extra = self._extra_tokens(x.shape[0], cls_code, dtype)
         if extra:
             x = jnp.concatenate([*extra, x], axis=1)
+        if self.pre_norm:
+            x = Norm(self.norm, self.norm_eps, name="pre_norm")(x)
         self.sow("intermediates", "embed", x)
 
         mask = self._mask(x.shape[1], prefix)
@@ -185,6 +216,7 @@ class ViT(nn.Module):
             precision=self.precision,
             dropping=train and self.drop_path > 0,
             use_bias=self.block_bias,
+            qk_norm_over=self.qk_norm_over,
             name="blocks",
         )
         x, _ = blocks(x, drop_rates(self.drop_path, self.depth), mask)
@@ -207,14 +239,79 @@ class ViT(nn.Module):
             return causal_mask(length, prefix=prefix + extra)
         return None
 
-    def _extra_tokens(self, batch: int, dtype: jnp.dtype) -> list[Array]:
-        """Class and register tokens, repeated over the batch; they have no position code."""
+    def _positions(self, grid: Grid) -> tuple[Array | None, Array | float]:
+        """Position codes of the grid's tokens, and of the class token."""
+        if self.positions == "none":
+            return None, 0.0
+        if not self.positions.startswith("learned"):
+            return position_table(self, self.positions, self.native, grid, self.width), 0.0
+        rows = int(self.cls_token and self.cls_position)
+        return learned_positions(
+            self, self.positions, self.native, grid, self.width, rows, self.image_positions
+        )
+
+    def _extra_tokens(self, batch: int, cls_code: Array | float, dtype: jnp.dtype) -> list[Array]:
+        """Class and register tokens, repeated over the batch; registers have no position code."""
         tokens = []
         for name, count in (("cls_token", int(self.cls_token)), ("registers", self.registers)):
             if count:
                 token = self.param(name, nn.initializers.normal(0.02), (count, self.width))
+                token += cls_code if name == "cls_token" else 0.0
                 tokens.append(jnp.broadcast_to(token.astype(dtype), (batch, count, self.width)))
         return tokens
+
+
+def learned_positions(
+    module: nn.Module,
+    kind: str,
+    native: Grid,
+    grid: Grid,
+    width: int,
+    rows: int = 0,
+    images: str = "interpolate",
+) -> tuple[Float[Array, "N D"], Float[Array, "_ D"] | float]:
+    """Codes of a grid from parameters of `module`, and of what stands in front of the tokens.
+
+    Parameters: `pos` (one row for each token of the native grid), or `space_pos` and `time_pos` (learned_separable);
+    where `images` is "own" also `image_pos`, for clips of one frame. Tables are interpolated to other grids.
+
+    Args:
+      rows: rows in front of `pos`, `space_pos` and `image_pos`; 0 or 1 (a class token).
+    """
+    time, height, breadth = native
+    normal, plane = nn.initializers.normal(0.02), (1, height, breadth)
+    table = times = None
+    if kind == "learned_separable":
+        space = module.param("space_pos", normal, (rows + height * breadth, width))
+        times = module.param("time_pos", normal, (time, width))
+    else:
+        initial = _from_sincos(native, rows) if kind == "learned_from_sincos" else normal
+        table = module.param("pos", initial, (rows + time * height * breadth, width))
+    if images == "own":
+        own = module.param("image_pos", normal, (rows + height * breadth, width))
+        if grid[0] == 1:
+            table, native = own, plane
+    first = (space if table is None else table)[:rows] if rows else 0.0
+    mean = images == "mean" and grid[0] == 1
+    if table is not None:
+        codes = table[rows:]
+        if mean:
+            codes, native = codes.reshape(time, -1, width).mean(0), plane
+        return positions.interpolate(codes, native, grid), first
+    codes = positions.interpolate(space[rows:], plane, (1, *grid[1:]))
+    times = times.mean(0, keepdims=True) if mean else times
+    times = positions.interpolate(times, (len(times), 1, 1), (grid[0], 1, 1))
+    return (times[:, None] + codes[None]).reshape(-1, width), first
+
+
+def _from_sincos(native: Grid, rows: int) -> nn.initializers.Initializer:
+    """A learned table that starts as a sinusoid, with zeros in front (InternVideo2)."""
+
+    def initial(key, shape, dtype=jnp.float32):
+        table = positions.sincos_quarter(native, shape[-1])
+        return jnp.concatenate([jnp.zeros((rows, shape[-1])), table]).astype(dtype)
+
+    return initial
 
 
 def position_table(
@@ -230,15 +327,7 @@ def position_table(
         return positions.interpolate(positions.sincos1d(time * height * breadth, width), native, grid)
     if kind == "sincos3d":
         return positions.interpolate(positions.sincos3d(native, width), native, grid)
-    normal = nn.initializers.normal(0.02)
-    if kind == "learned":
-        table = module.param("pos", normal, (time * height * breadth, width))
-        return positions.interpolate(table, native, grid)
-    space = module.param("space_pos", normal, (height * breadth, width))
-    times = module.param("time_pos", normal, (time, width))
-    space = positions.interpolate(space, (1, height, breadth), (1, *grid[1:]))
-    times = positions.interpolate(times, (time, 1, 1), (grid[0], 1, 1))
-    return (times[:, None] + space[None]).reshape(-1, width)
+    return learned_positions(module, kind, native, grid, width)[0]
 
 
 def at(table: Float[Array, "N D"], keep: Int[Array, "B K"] | None) -> Float[Array, "_ K D"]:
