@@ -13,6 +13,11 @@ and the keyword arguments that it takes.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# Top-level parts of the parameters of all objectives, each of which can be taken over from another run.
+PARTS = (
+    "encoder", "predictor", "pool", "video_proj", "text", "text_proj", "scale", "fusion", "vtm_head", "connector", "lm",
+    "decoder",
+)  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -193,8 +198,8 @@ def get_config() -> ConfigDict:
     k.keep_every = ""  # duration; checkpoints at its multiples stay for ever; "" = none
     c.init = i = ConfigDict()  # where parameters start from, when there is nothing to resume
     i.run = ""  # continue from another run's checkpoint: all parameters and the optimiser; steps count from 0
-    i.encoder = ""  # or take single parts of the parameters from a run's folder
-    i.predictor = ""
+    for part in PARTS:  # or take single parts of the parameters, each from a run's folder
+        i[part] = ""
     i.allow = ()  # regexes of parameters that may be missing or unused when parts are taken
 
     c.max_bad_steps = 10  # consecutive updates that may be skipped as not finite before the run stops
