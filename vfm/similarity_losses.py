@@ -116,7 +116,7 @@ def quantised(relevancy: Float[Array, "..."], steps: int = 240) -> Float[Array, 
 def dual_temperature(
     similarity: Matrix, human: Bool[Array, "B"], scale: float | Scalar, pseudo_scale: float | Scalar
 ) -> Scalar:
-    """InfoNCE with one scale between human captions, another between generated ones, their geometric mean across (LaViLa)."""
+    """InfoNCE with scales of their own for human and generated captions, the geometric mean across (LaViLa)."""
     factor = jnp.where(human, jnp.sqrt(scale), jnp.sqrt(pseudo_scale))
     return both_directions(factor[:, None] * factor * similarity)
 
