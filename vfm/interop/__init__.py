@@ -1,10 +1,11 @@
 """Published checkpoints in and out: one module = one family of models.
 
-A family's module is found by walking this package; it has
+A family's module is found by walking this package (and by name, see `verify.FURTHER`); it has
 
 FAMILIES: names that golden files and checkpoints give it.
 TOLERANCE (optional): largest error relative to an output's magnitude; 3e-5 unless given, 1e-5 for single operations.
 evaluate(golden) -> {"output/...": array, "grad/...": array}: what our model makes of a `golden.Golden` file's inputs,
     under the file's own names.
+optional(name) (optional): why an output may be left out on this machine, such as a program that is not there, or "".
 template(names) -> (Mapping, shapes): how a `golden.Names` file's tensors map, and the tree of shapes of our parameters.
 """
