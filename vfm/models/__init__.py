@@ -11,14 +11,17 @@ from typing import Any
 import flax.linen as nn
 
 from vfm import parts
+from vfm.models.alignment import align
 from vfm.models.bert import bert
 from vfm.models.decoders import decoder
 from vfm.models.features import Features, TextFeatures
 from vfm.models.heads import mlp_head
+from vfm.models.lm import lm
 from vfm.models.mamba import mamba
+from vfm.models.poolers import attention_pool
 from vfm.models.vit import vit
 
-__all__ = ["Features", "TextFeatures", "bert", "build", "decoder", "mamba", "mlp_head", "vit"]
+__all__ = ["Features", "TextFeatures", "bert", "build", "decoder", "lm", "mamba", "mlp_head", "vit"]
 
 
 def build(

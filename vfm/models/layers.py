@@ -39,12 +39,18 @@ def require(key: str, value: str, known) -> None:
 
 
 class Dense(nn.Module):
-    """`x @ kernel + bias` under the model's precision (`vfm.ops.dot`)."""
+    """`x @ kernel + bias` under the model's precision (`vfm.ops.dot`).
+
+    With a `lora_rank`, `x @ lora_a @ lora_b * lora_alpha / lora_rank` is added (Hu et al. 2021, LoRA), which is 0
+    at first. Rules on parameter paths decide whether the kernel learns as well.
+    """
 
     features: int
     use_bias: bool = True
     kernel_init: Any = nn.initializers.xavier_uniform()
     precision: str = "float32"
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
@@ -52,6 +58,11 @@ class Dense(nn.Module):
         y = dot.matmul(x, kernel, self.precision)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(y.dtype)
+        if self.lora_rank:
+            down = self.param("lora_a", nn.initializers.lecun_normal(), (x.shape[-1], self.lora_rank))
+            up = self.param("lora_b", nn.initializers.zeros, (self.lora_rank, self.features))
+            change = dot.matmul(dot.matmul(x, down, self.precision), up, self.precision)
+            y += change * (self.lora_alpha / self.lora_rank)
         return y
 
 

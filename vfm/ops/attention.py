@@ -1,6 +1,6 @@
 """Attention in one function, whatever kernel computes it.
 
-Letters: B batch, N queries, M keys, H heads, D size of a head.
+Letters: B batch, N queries, M keys, H heads of queries, G of keys and values, D size of a head.
 """
 
 import functools
@@ -20,14 +20,17 @@ NOT_SEEN = -1e30  # a logit in float32 that no real one comes near
 
 def attention(
     q: Float[Array, "B N H D"],
-    k: Float[Array, "B M H D"],
-    v: Float[Array, "B M H D"],
+    k: Float[Array, "B M G D"],
+    v: Float[Array, "B M G D"],
     *,
     mask: Bool[Array, "B _ N M"] | None = None,
     scale: float | None = None,
     impl: str = "auto",
 ) -> Float[Array, "B N H D"]:
     """`softmax(scale * q k^T) v` for each head, the softmax in float32.
+
+    With fewer heads of keys and values than of queries (grouped-query attention), head h of the queries reads head
+    `h // (H / G)` of theirs.
 
     Args:
       mask: true where a query sees a key, for all heads (an axis of 1) or for each; axes of 1 are repeated. A query
@@ -42,7 +45,19 @@ def attention(
     chosen = _choose(impl, jax.default_backend(), jnp.dtype(q.dtype).name, q.shape[-1])
     if chosen == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=scale, implementation="cudnn")
-    return _xla(q, k, v, mask, scale)
+    groups = k.shape[2]
+    if groups == q.shape[2]:
+        return _xla(q, k, v, mask, scale)
+    # The heads of a group become further queries of one head, so that keys and values are never repeated.
+    size = q.shape[2] // groups
+    q = rearrange(q, "b n (g r) d -> b (r n) g d", r=size)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], q.shape[1] // size, mask.shape[3]))
+        if mask.shape[1] == 1:
+            mask = jnp.tile(mask, (1, 1, size, 1))
+        else:
+            mask = rearrange(mask, "b (g r) n m -> b g (r n) m", r=size)
+    return rearrange(_xla(q, k, v, mask, scale), "b (r n) g d -> b n (g r) d", r=size)
 
 
 def causal_mask(
@@ -62,6 +77,18 @@ def causal_mask(
     key_places = jnp.arange(queries if keys is None else keys)
     mask = (key_places <= places)[None, None]
     return mask if prefix is None else mask | (key_places < prefix[:, None, None, None])
+
+
+def attention_weights(
+    q: Float[Array, "B N H D"], k: Float[Array, "B M H D"], *, scale: float | None = None
+) -> Float[Array, "B N M"]:
+    """The weights that `attention` gives to keys, averaged over heads, in float32."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    precision = lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
+    logits = jnp.einsum(
+        "bnhd,bmhd->bhnm", q * scale, k, precision=precision, preferred_element_type=jnp.float32
+    )
+    return jax.nn.softmax(logits, axis=-1).mean(1)
 
 
 @functools.cache  # so that each choice is logged once
