@@ -124,7 +124,7 @@ def test_the_residual_stream_stays_float32_when_activations_are_bfloat16():
 
 
 def test_alignment_projects_each_layer_by_itself_to_unit_length():
-    decoder = AlignmentDecoder(features=8, length=20)
+    decoder = AlignmentDecoder(features=8, native=(1, 4, 5))
     rng = np.random.default_rng(0)
     layers = jnp.asarray(rng.normal(size=(2, 3, 5, 16)), jnp.float32)
     ids = jnp.asarray(np.sort(rng.permuted(np.tile(np.arange(20), (3, 1)), axis=1)[:, :5]), jnp.int32)

@@ -77,8 +77,7 @@ def networks(spec: Spec) -> tuple[Any, Any]:
     encoder = models.build(spec.encoder)
     if spec.kind != "pretrain":
         return Classifier(encoder, spec.classes, pooling="cls", norm=False), None
-    length = 1 + int(np.prod(encoder.native))
-    return encoder, AlignmentDecoder(spec.teacher_width, length, spec.unit)
+    return encoder, AlignmentDecoder(spec.teacher_width, encoder.native, rows=1, unit=spec.unit)
 
 
 def parameter_shapes(spec: Spec) -> dict[str, Any]:

@@ -18,10 +18,23 @@ from vfm.models.features import Features, TextFeatures
 from vfm.models.heads import mlp_head
 from vfm.models.lm import lm
 from vfm.models.mamba import mamba
-from vfm.models.poolers import attention_pool
+from vfm.models.poolers import attention_pool, map_pool
+from vfm.models.text import text
 from vfm.models.vit import vit
 
-__all__ = ["Features", "TextFeatures", "bert", "build", "decoder", "lm", "mamba", "mlp_head", "vit"]
+__all__ = [
+    "Features",
+    "TextFeatures",
+    "bert",
+    "build",
+    "decoder",
+    "lm",
+    "mamba",
+    "map_pool",
+    "mlp_head",
+    "text",
+    "vit",
+]
 
 
 def build(

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from vfm.errors import UserError
 from vfm.models.layers import Dense, Mlp, Norm
 from vfm.ops import dot
+from vfm.ops.attention import attention, attention_weights
 
 NORMAL = nn.initializers.truncated_normal(0.02)
 
@@ -97,6 +98,127 @@ class AttentivePooler(nn.Module):
             if self.projection
             else y
         )
+
+
+def attention_pool(
+    width: int = 768,
+    heads: int = 16,
+    norm_eps: float = 1e-5,
+    precision: str = "float32",
+    remat: str = "none",
+    unroll: int = 1,
+) -> "AttentionPool":
+    """InternVideo2's pool: `width` is that of the result; a layer this small needs neither `remat` nor `unroll`."""
+    del remat, unroll
+    return AttentionPool(width, heads, norm_eps, dot.resolve_precision(precision))
+
+
+class AttentionPool(nn.Module):
+    """Attention whose query is the mean of all tokens, then a projection; no residual, no MLP (InternVideo2).
+
+    `(tokens [B,N,D], cls [B,D] or None) -> [B,width]`; queries, keys and values have norms of their own.
+    Intermediates: "weights" [B,N+1 or N], the attention of all tokens (class token first), averaged over heads.
+    """
+
+    width: int
+    heads: int
+    norm_eps: float = 1e-5
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "B N D"], cls: Float[Array, "B D"] | None = None
+    ) -> Float[Array, "B O"]:
+        """Pool tokens.
+
+        Raises:
+          UserError: the heads do not divide the tokens' width.
+        """
+        if tokens.shape[-1] % self.heads:
+            raise UserError(
+                f"pool: heads {self.heads} do not divide the width {tokens.shape[-1]} of tokens; choose heads that do"
+            )
+        x = tokens if cls is None else jnp.concatenate([cls[:, None], tokens], axis=1)
+        seen = dict(q=x.astype(jnp.float32).mean(1, keepdims=True).astype(x.dtype), k=x, v=x)
+        q, k, v = (
+            rearrange(
+                Dense(x.shape[-1], kernel_init=NORMAL, precision=self.precision, name=name)(
+                    Norm("layernorm", self.norm_eps, name=f"norm_{name}")(inputs)
+                ),
+                "b n (h d) -> b n h d",
+                h=self.heads,
+            )
+            for name, inputs in seen.items()
+        )
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", attention_weights(q, k)[:, 0])
+        y = rearrange(attention(q, k, v), "b 1 h d -> b (h d)")
+        return Dense(self.width, kernel_init=NORMAL, precision=self.precision, name="proj")(y)
+
+
+def map_pool(
+    heads: int = 0,
+    mlp_dim: int = 0,
+    activation: str = "gelu_tanh",
+    norm_eps: float = 1e-6,
+    precision: str = "float32",
+    remat: str = "none",
+    unroll: int = 1,
+) -> "MapPool":
+    """SigLIP's pool, as wide as the tokens; a layer this small needs neither `remat` nor `unroll`.
+
+    heads, mlp_dim: 0 = chosen by the tokens' width (`heads_of`, and 4 times the width).
+    """
+    del remat, unroll
+    return MapPool(heads, mlp_dim, activation, norm_eps, dot.resolve_precision(precision))
+
+
+class MapPool(nn.Module):
+    """Multi-head attention pooling: a learned query attends to all tokens, then `x + MLP(LN(x))` (SigLIP).
+
+    `(tokens [B,N,D], cls [B,D] or None) -> [B,D]`; the query itself is no residual of the attention.
+    """
+
+    heads: int = 0
+    mlp_dim: int = 0
+    activation: str = "gelu_tanh"
+    norm_eps: float = 1e-6
+    precision: str = "float32"
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Float[Array, "B N D"],
+        cls: Float[Array, "B D"] | None = None,
+        mask: Bool[Array, "B N"] | None = None,
+    ) -> Float[Array, "B D"]:
+        """Pool tokens, and the class token where there is one; `mask` is false where a token is padding.
+
+        Raises:
+          UserError: the heads do not divide the width.
+        """
+        if cls is not None:
+            tokens = jnp.concatenate([tokens, cls[:, None]], axis=1)
+            mask = None if mask is None else jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
+        width = tokens.shape[-1]
+        heads = self.heads or heads_of(width)
+        if width % heads:
+            raise UserError(f"pool: heads {heads} do not divide the width {width} of tokens; choose others")
+        # One kernel for queries, keys and values, as published files have it; the query needs its first third only.
+        xavier = nn.initializers.xavier_uniform()
+        kernel, bias = _Parameters(
+            {"kernel": (xavier, (width, 3 * width)), "bias": (nn.initializers.zeros, (3 * width,))},
+            name="qkv",
+        )()
+        query = self.param("query", xavier, (1, width)).astype(tokens.dtype)
+        q = dot.matmul(query, kernel[:, :width], self.precision) + bias[:width].astype(tokens.dtype)
+        kv = dot.matmul(tokens, kernel[:, width:], self.precision) + bias[width:].astype(tokens.dtype)
+        k, v = jnp.unstack(rearrange(kv, "b n (k h d) -> b n k h d", k=2, h=heads), axis=2)
+        q = jnp.broadcast_to(rearrange(q, "n (h d) -> n h d", h=heads), (len(tokens), 1, *k.shape[2:]))
+        y = attention(q, k, v, mask=None if mask is None else mask[:, None, None, :])
+        x = Dense(width, precision=self.precision, name="proj")(rearrange(y, "b 1 h d -> b (h d)"))
+        mlp = Mlp(self.mlp_dim or 4 * width, self.activation, self.precision, name="mlp")
+        return x + mlp(Norm("layernorm", self.norm_eps, name="norm")(x))
 
 
 class _Parameters(nn.Module):
