@@ -8,16 +8,12 @@ A finished step is not repeated: after an interruption the same command goes on 
 
 import argparse
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from vfm.train import checkpoint
-from vfm.train.config import load_config
+from scripts.commands import run, unfinished
 
-ROOT = Path(__file__).resolve().parents[1]
 SHORT = {  # a smoke run of some minutes: the same path, but too few steps to learn motion
     "videos": ["--train", "600", "--validation", "240", "--test", "240"],
     "training": ["--config.total_steps=120", "--config.log_every=20 steps"],
@@ -54,28 +50,6 @@ def steps_of(workdir: Path, config: str, short: bool) -> list[tuple[str, list[st
 def newer(result: Path, source: Path) -> bool:
     """Whether a result is there and was made from the source as it is now."""
     return result.exists() and source.exists() and result.stat().st_mtime >= source.stat().st_mtime
-
-
-def run(words: list[str]) -> int:
-    """Run a python command to its end; a signal that ends this process reaches the command, which may save first."""
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, frame: process.send_signal(number))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the command by itself
-    try:
-        return process.wait()
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def unfinished(folder: Path) -> str:
-    """What is missing from a training run that left without an error, such as one that was told to stop."""
-    total, done = load_config(folder).total_steps, checkpoint.steps(folder)
-    if total and (not done or done[-1] < total):
-        return (
-            f"training stopped at step {done[-1] if done else 0:,} of {total:,}; run the same command again"
-        )
-    return ""
 
 
 def main() -> int:

@@ -1,5 +1,6 @@
 """The quickstart's own decisions: what is done already, what is unfinished, and passing signals on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from configs import common
-from scripts import quickstart
+from scripts import commands, quickstart
 from vfm.errors import UserError
-from vfm.train.config import save_config
 from vfm.train.processes import alone_in
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_a_run_that_was_told_to_stop_is_not_probed(tmp_path):
-    config = common.get_config()
-    config.total_steps = 40
-    save_config(config, tmp_path)
-    assert "step 0 of 40" in quickstart.unfinished(tmp_path)
+    assert "has not begun" in commands.unfinished(tmp_path)
+    for step, expected in ((30, "stopped at step 30 of 40"), (40, "")):
+        (tmp_path / "environment.json").write_text(json.dumps({"step": step, "total_steps": 40}))
+        assert expected in commands.unfinished(tmp_path) and bool(commands.unfinished(tmp_path)) == (
+            step < 40
+        )
 
 
 def test_a_result_older_than_its_source_is_made_again(tmp_path):
@@ -43,7 +44,7 @@ def test_a_signal_reaches_the_command_and_waits_for_it(tmp_path):
         "def leave(*_):\n    time.sleep(0.5); print('saved', flush=True); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, leave)\nprint('ready', flush=True)\ntime.sleep(60)\n"
     )
-    code = f"from scripts import quickstart; print(quickstart.run([{str(child)!r}]))"
+    code = f"from scripts import commands; print(commands.run([{str(child)!r}]))"
     parent = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )

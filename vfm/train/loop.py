@@ -135,7 +135,9 @@ def _fit(run: Run, program: Program, state: State, evaluator: Any, preemption: P
         keep = dict(keep=config.checkpoint.keep, keep_every=every["keep"])
         checkpoints = opened(checkpoint.Checkpoints(workdir, **keep))
         speed = Speed(program.flops, config.batch_size, run.mesh)
-        environment = summary.environment(run.mesh) | speed.known()
+        environment = (
+            summary.environment(run.mesh) | speed.known() | {"step": run.start, "total_steps": total}
+        )
         if jax.process_index() == 0:
             configs.save_config(config, workdir)
             configs.write_json(workdir / "environment.json", environment)
@@ -179,7 +181,8 @@ def _fit(run: Run, program: Program, state: State, evaluator: Any, preemption: P
         checkpoints.wait()
         seconds = time.perf_counter() - began
         if jax.process_index() == 0:
-            configs.write_json(workdir / "environment.json", environment | {"seconds": round(seconds, 1)})
+            ended = {"step": step, "seconds": round(seconds, 1)}
+            configs.write_json(workdir / "environment.json", environment | ended)
     if step < total:
         log.info(
             f"{preemption.received}: saved step {step:,} of {total:,}; the same command goes on from there"

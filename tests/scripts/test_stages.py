@@ -1,0 +1,77 @@
+"""A chain of stages hands the encoder on, goes on where it stopped and repeats nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from input_pipeline import embedded
+from scripts import stages
+from vfm.errors import UserError
+from vfm.train import checkpoint
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from ml_collections import ConfigDict
+from configs import common, quickstart
+
+HANDOVER = {"first": {}, "second": {"encoder": "first"}}
+
+def get_config(stage):
+    c = quickstart.get_config()
+    c.total_steps, c.batch_size, c.optim.warmup = 2, 8, ""
+    c.data.size = c.data.cache_size = 16
+    c.model.encoder = ConfigDict(common.vit(width=24, depth=1, heads=1, image_size=16, patch=8))
+    c.objective.predictor.width = 16
+    if stage == "second":
+        c.optim.lr_rules = (("encoder/.*", 0.0), (".*", 1.0))
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    home = tmp_path_factory.mktemp("stages")
+    data = embedded.make(home / "data", sizes=dict(train=8, validation=1, test=1), workers=1)
+    (home / "chain.py").write_text(CONFIG)
+
+    def call(*words):
+        command = ["-m", "scripts.stages", "--config", str(home / "chain.py"), "--workdir", str(home / "run")]
+        return subprocess.run(
+            [sys.executable, *command, f"--config.data.train={data / 'train.csv'}", *words],
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+
+    return home, call
+
+
+def test_the_encoder_is_handed_on_and_finished_stages_are_not_repeated(chain):
+    home, call = chain
+    first = call("--only", "first")
+    assert first.returncode == 0 and "left out (--only)" in first.stdout, first
+    done = call()
+    assert done.returncode == 0 and "done before" in done.stdout, done
+    assert "missing here: none; unused there: none" in done.stdout + done.stderr
+    (one, _), (two, _) = (checkpoint.restore_params(home / "run" / s) for s in ("first", "second"))
+    np.testing.assert_array_equal(one["encoder"]["norm"]["scale"], two["encoder"]["norm"]["scale"])
+    kernels = [tree["encoder"]["blocks"]["attn"]["qkv"]["kernel"] for tree in (one, two)]
+    np.testing.assert_array_equal(*kernels)
+    again = call()
+    assert again.returncode == 0 and again.stdout.count("done before") == 2 and "main.py" not in again.stdout
+
+    longer = call("--first.total_steps=3", "--only", "first")
+    assert longer.returncode == 0 and "resume from step 2" in longer.stdout + longer.stderr, longer
+    stale = call("--first.total_steps=3")
+    assert stale.returncode == 1 and "started from an earlier first than there is now" in stale.stderr
+
+
+def test_mistakes_are_named(chain, tmp_path):
+    home, call = chain
+    assert "did you mean 'second'" in call("--secnd.total_steps=3").stderr
+    (tmp_path / "plain.py").write_text("")
+    with pytest.raises(UserError, match="describes no stages"):
+        stages.handover_of(tmp_path / "plain.py")
+    with pytest.raises(UserError, match="does not exist"):
+        stages.handover_of(tmp_path / "nothing.py")
