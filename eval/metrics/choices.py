@@ -98,16 +98,16 @@ def _vqa_words(text: str) -> str:
 
 
 _CONTRACTIONS = {
-    without: with_mark
-    for with_mark in (
-        "aren't can't couldn't could've didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's i'd've "
-        "i'm i've isn't it'd it'll let's ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't "
-        "she'd've shouldn't should've somebody'd somebody'll somebody's someone'd someone'll someone's something'd "
-        "something'll that's there'd there're there's they'd they'll they're they've 'twas wasn't we'd've we've weren't "
-        "what'll what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's "
-        "won't would've wouldn't y'all you'd you'll you're you've"
+    word.replace("'", ""): word
+    for word in (
+        "aren't can't couldn't could've didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll "
+        "how's i'd've i'm i've isn't it'd it'll let's ma'am mightn't might've mustn't must've needn't "
+        "not've o'clock oughtn't shan't she'd've shouldn't should've somebody'd somebody'll somebody's "
+        "someone'd someone'll someone's something'd something'll that's there'd there're there's they'd "
+        "they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's "
+        "where'd where's where've who'd who'll who's who've why'll why're why's won't would've wouldn't "
+        "y'all you'd you'll you're you've"
     ).split()
-    for without in [with_mark.replace("'", "")]
 }
 
 
