@@ -115,7 +115,7 @@ def _dual_softmax(similarity: np.ndarray) -> Numbers:
     }
     out["egovlp_epic"] = published.egovlp_dual_softmax(similarity)
     for way, scores in (("v2t", similarity), ("t2v", similarity.T)):
-        # The original calls the rows of these scores videos. InternVideo2's evaluation adds a softmax over candidates, which no rank depends on.
+        # Rows are videos here. Its evaluation adds a softmax over candidates, which no rank depends on.
         scores = retrieval.dual_softmax(scores)
         out[f"internvideo2_{way}_scores_dsl"] = softmax(scores)
         places = ranks.rank(scores).entries()
