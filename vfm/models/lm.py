@@ -17,7 +17,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float, Int
 
 from vfm.errors import UserError
-from vfm.models.layers import ACTIVATIONS, Dense, Norm, require, scanned
+from vfm.models.layers import ACTIVATIONS, Dense, Embedding, Norm, require, scanned
 from vfm.ops import dot, rope
 from vfm.ops.attention import attention
 
@@ -244,9 +244,7 @@ class LM(nn.Module):
     unroll: int
 
     def setup(self):
-        self.words = nn.Embed(
-            self.vocab_size, self.width, embedding_init=nn.initializers.normal(self.width**-0.5)
-        )
+        self.words = Embedding(self.vocab_size, self.width, self.precision)
         self.blocks = scanned(Layer, self.depth, self.remat, self.unroll, shared=4)(
             heads=self.heads,
             kv_heads=self.kv_heads,
@@ -278,7 +276,7 @@ class LM(nn.Module):
 
     def embed(self, ids: Int[Array, "B N"]) -> Float[Array, "B N D"]:
         """Embeddings of tokens, to be joined with those of a video."""
-        return self.words(ids).astype(dot.activation_dtype(self.precision))
+        return self.words(ids)
 
     def hidden(
         self,

@@ -237,6 +237,7 @@ class Mixer(nn.Module):
     bidirectional: bool = True
     divide_out: bool = False
     initial: str = "videomamba"  # values of parameters (`vfm.models.mamba_init`)
+    zero_out: bool = False  # the layer adds nothing at first
     precision: str = "float32"
 
     @nn.compact
@@ -267,7 +268,7 @@ class Mixer(nn.Module):
         if self.divide_out:
             y = y / directions
         y = y * jax.nn.silu(gate)
-        out_init = initials.out_projection(self.layers)
+        out_init = nn.initializers.zeros if self.zero_out else initials.out_projection(self.layers)
         return Dense(x.shape[-1], self.proj_bias, out_init, self.precision, name="out_proj")(y)
 
 
