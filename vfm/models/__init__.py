@@ -18,13 +18,15 @@ from vfm.models.features import Features, TextFeatures
 from vfm.models.heads import mlp_head
 from vfm.models.lm import lm
 from vfm.models.mamba import mamba
-from vfm.models.poolers import attention_pool, map_pool
+from vfm.models.poolers import attention_pool, cls_pool, map_pool, mean_pool
 from vfm.models.text import text
 from vfm.models.vit import vit
 
 __all__ = [
     "Features",
     "TextFeatures",
+    "align",
+    "attention_pool",
     "bert",
     "build",
     "decoder",
