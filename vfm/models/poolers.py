@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Array, Bool, Float
 
 from vfm.errors import UserError
-from vfm.models.layers import Dense, Mlp, Norm
+from vfm.models.layers import NORMS, Dense, Mlp, Norm, require
 from vfm.ops import dot
 from vfm.ops.attention import attention, attention_weights
 
@@ -219,6 +219,59 @@ class MapPool(nn.Module):
         x = Dense(width, precision=self.precision, name="proj")(rearrange(y, "b 1 h d -> b (h d)"))
         mlp = Mlp(self.mlp_dim or 4 * width, self.activation, self.precision, name="mlp")
         return x + mlp(Norm("layernorm", self.norm_eps, name="norm")(x))
+
+
+def mean_pool(
+    norm: str = "none",
+    norm_eps: float = 1e-6,
+    precision: str = "float32",
+    remat: str = "none",
+    unroll: int = 1,
+) -> "MeanPool":
+    """The mean over tokens, then a norm: none | layernorm (Unmasked Teacher) | rmsnorm."""
+    del precision, remat, unroll
+    require("norm", norm, ("none", *NORMS))
+    return MeanPool(norm, norm_eps)
+
+
+class MeanPool(nn.Module):
+    """`(tokens [B,N,D], cls or None) -> [B,D]`: the mean of the tokens, without the class token, then a norm."""
+
+    norm: str = "none"
+    norm_eps: float = 1e-6
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "B N D"], cls: Float[Array, "B D"] | None = None
+    ) -> Float[Array, "B D"]:
+        del cls
+        x = tokens.astype(jnp.float32).mean(1)
+        return x if self.norm == "none" else Norm(self.norm, self.norm_eps, name="norm")(x)
+
+
+def cls_pool(precision: str = "float32", remat: str = "none", unroll: int = 1) -> "ClsPool":
+    """The encoder's class token."""
+    del precision, remat, unroll
+    return ClsPool()
+
+
+class ClsPool(nn.Module):
+    """`(tokens [B,N,D], cls [B,D]) -> [B,D]`: the class token, as it is."""
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "B N D"], cls: Float[Array, "B D"] | None = None
+    ) -> Float[Array, "B D"]:
+        """The class token.
+
+        Raises:
+          UserError: the encoder has none.
+        """
+        if cls is None:
+            raise UserError(
+                "pool 'cls_pool': the encoder has no class token; set its cls_token, or another pool"
+            )
+        return cls
 
 
 class _Parameters(nn.Module):
