@@ -24,6 +24,7 @@ from vfm.models.layers import (
     require,
     scanned,
 )
+from vfm.models.text import check_length, check_sizes
 from vfm.ops import dot
 
 SIZES = {  # width, depth, heads, mlp_dim
@@ -69,7 +70,7 @@ def bert(
     preset = SIZES[size]
     width, depth, heads = width or preset[0], depth or preset[1], heads or preset[2]
     mlp_dim = mlp_dim or (preset[3] if width == preset[0] else 4 * width)
-    check_text_sizes(vocab_size, width, heads)
+    check_sizes(vocab_size, width, heads)
     if not -1 <= fusion_layer < depth:
         raise UserError(
             f"fusion_layer {fusion_layer}: expected a layer from 0 to {depth - 1}, or -1 for none with fusion"
@@ -91,26 +92,6 @@ def bert(
         remat=remat,
         unroll=unroll,
     )
-
-
-def check_text_sizes(vocab_size: int, width: int, heads: int) -> None:
-    """UserError unless there is a vocabulary and the heads divide the width."""
-    if vocab_size < 1:
-        raise UserError(
-            f"vocab_size {vocab_size}: a text model needs the size of its tokenizer's vocabulary; set "
-            f"data.text.tokenizer or the text model's vocab_size"
-        )
-    if width % heads:
-        raise UserError(f"heads {heads} do not divide width {width}; choose heads that do")
-
-
-def check_length(text: Int[Array, "B L"], length: int) -> None:
-    """UserError where texts have more tokens than the model has positions."""
-    if text.shape[1] > length:
-        raise UserError(
-            f"texts of {text.shape[1]} tokens, but the text model has {length} positions; set data.text.length to "
-            f"at most {length}, or the text model's length to at least {text.shape[1]}"
-        )
 
 
 class Bert(nn.Module):

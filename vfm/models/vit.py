@@ -129,8 +129,9 @@ def vit(
 class ViT(nn.Module):
     """An encoder: `(video, keep=None, train=False) -> Features`; make one with `vit`.
 
-    Intermediates (`mutable=["intermediates"]`): "embed" [B,N,D], what the first layer sees, and "blocks/output"
-    [L,B,N,D], the output of each layer; extra tokens (cls, then registers) stand in front of N.
+    Intermediates (`mutable=["intermediates"]`): "embed" [B,N,D], what the first layer sees ("before_norm" where
+    `pre_norm` stands in front of it), and "blocks/output" [L,B,N,D], the output of each layer; extra tokens (cls,
+    then registers) stand in front of N.
     """
 
     width: int
@@ -199,6 +200,7 @@ class ViT(nn.Module):
         if extra:
             x = jnp.concatenate([*extra, x], axis=1)
         if self.pre_norm:
+            self.sow("intermediates", "before_norm", x)
             x = Norm(self.norm, self.norm_eps, name="pre_norm")(x)
         self.sow("intermediates", "embed", x)
 
