@@ -82,6 +82,74 @@ def mamba(**changes) -> dict:
     )
 
 
+def lm(**changes) -> dict:
+    """The language model's keys (part; home `vfm.models`)."""
+    return (
+        dict(
+            name="lm",
+            # width, depth, heads, kv_heads, mlp_dim; any of the six below overrides it:
+            size="ti",  # ti s b qwen2_0.5b tinyllama_1.1b qwen2_1.5b llama2_7b qwen2_7b llama3_8b
+            width=0,
+            depth=0,
+            heads=0,
+            kv_heads=0,  # heads of keys and values, fewer than of queries
+            head_dim=0,
+            mlp_dim=0,
+            vocab_size=0,  # 0 = the tokenizer's
+            rope_theta=10_000.0,
+            norm_eps=1e-6,
+            qkv_bias=False,  # Qwen2 has them
+            tied=True,  # the output layer is the table of word vectors
+            activation="silu",
+            lora_rank=0,  # of adapters in every dense layer; 0 = none
+            lora_alpha=32.0,  # adapters are multiplied by lora_alpha / lora_rank
+        )
+        | changes
+    )
+
+
+def connector(**changes) -> dict:
+    """The keys of the connector from encoder to language model (part; home `vfm.models`).
+
+    linear_connector, qformer, resampler and mamba_compressor take others, which vfm/models/connectors.py explains.
+    """
+    if changes.get("name", "mlp_connector") != "mlp_connector":
+        return changes
+    return (
+        dict(
+            name="mlp_connector",
+            layers=2,
+            pool=(1, 2, 2),  # by how much time, height and width shrink, after the MLP
+            pooling="mean",  # mean | bilinear
+            newline="none",  # none | row | frame: a learned token at the end of each
+        )
+        | changes
+    )
+
+
+def next_token(**changes) -> dict:
+    """The keys of next-token prediction (objective); it needs `model.lm` and `model.connector`."""
+    return (
+        dict(
+            name="next_token",
+            attend="prefix",  # prefix: video and prompt in both directions | causal
+            chunk=0,  # text positions whose logits exist at a time; 0 = all
+            smoothing=0.0,  # of the labels
+        )
+        | changes
+    )
+
+
+def language_model_rates(mode: str, encoder: float = 1.0) -> tuple:
+    """`optim.lr_rules` of next-token prediction: the language model is "frozen", "full" or "lora"."""
+    rules = {
+        "frozen": ((r"lm/.*", 0.0),),
+        "full": (),
+        "lora": ((r"lm/.*/lora_[ab]", 1.0), (r"lm/.*", 0.0)),
+    }[mode]
+    return (*rules, (r"encoder/.*", encoder), (r".*", 1.0))
+
+
 def digits(c: ConfigDict) -> None:
     """Data, length and optimiser of small experiments on the embedded data set, as the quickstart has them."""
     c.total_steps, c.batch_size = 2000, 128
@@ -156,6 +224,8 @@ def get_config() -> ConfigDict:
 
     c.model = m = ConfigDict()
     m.encoder = ConfigDict(vit())
+    m.lm = ConfigDict()  # language model and connector of next-token prediction: lm(), connector()
+    m.connector = ConfigDict()
 
     c.objective = o = ConfigDict()
     o.name = "masked"  # part; home `vfm.objectives`
@@ -186,9 +256,9 @@ def get_config() -> ConfigDict:
 
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))  # devices on each axis; one may be -1 = the rest
     c.sharding_rules = (  # axes of each parameter's dimensions, from the last one; "" = not split
-        (r".*/(qkv|fc1|in_proj)/kernel$", ("fsdp", "tensor")),
+        (r".*/(qkv|q|k|v|kv|fc1|gate|in_proj)/kernel$", ("fsdp", "tensor")),
         (r".*/(proj|fc2|out_proj)/kernel$", ("tensor", "fsdp")),
-        (r".*/kernel$", ("fsdp", "")),
+        (r".*/(kernel|embedding)$", ("fsdp", "")),
         (r".*", ()),
     )
 

@@ -3,6 +3,7 @@
 An encoder is `(video [B,T,H,W,C], keep=None, train=False) -> Features` with attributes `width`, `tubelet`,
 `patch` and `grid_of(video_shape)`.
 A predictor is `(tokens, keep, masked, grid, train) -> predictions [B,M,P]`.
+A connector is `(tokens, grid) -> [B,M,O]`, the few tokens that a language model (`lm`) of width O reads.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,14 @@ import flax.linen as nn
 from vfm import parts
 from vfm.models.alignment import align
 from vfm.models.bert import bert
+from vfm.models.caption_decoder import caption_decoder, query_pool
+from vfm.models.connectors import (
+    linear_connector,
+    mamba_compressor,
+    mlp_connector,
+    qformer,
+    resampler,
+)
 from vfm.models.decoders import decoder
 from vfm.models.features import Features, TextFeatures
 from vfm.models.heads import mlp_head
@@ -29,13 +38,20 @@ __all__ = [
     "attention_pool",
     "bert",
     "build",
+    "caption_decoder",
     "cls_pool",
     "decoder",
+    "linear_connector",
     "lm",
     "mamba",
+    "mamba_compressor",
     "map_pool",
     "mean_pool",
+    "mlp_connector",
     "mlp_head",
+    "query_pool",
+    "qformer",
+    "resampler",
     "text",
     "vit",
 ]
