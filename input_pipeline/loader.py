@@ -6,8 +6,10 @@ A `MapDataset` of chunks of rows (the clips of one video; a whole batch where no
 threads, or by processes with threads. Rows are put together after that, so workers do not change their order.
 """
 
+import atexit
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
@@ -21,6 +23,13 @@ from input_pipeline.clips import Recipe
 
 _SHARED_MEMORY = "/dev/shm"  # where workers leave arrays
 _SMALL = 2**16  # bytes of an array that is sooner copied than shared
+
+
+def _outlive_signals(index: int, count: int) -> None:
+    """A cluster sends SIGTERM to all processes of a job, a terminal Ctrl-C: the trainer still wants batches then,
+    to come to the end of its step and save. It stops its workers itself when it leaves."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _read(chunks: Any, ahead: int, threads: int, workers: int, chunk_bytes: int) -> Iterator[dict[str, Any]]:
@@ -39,7 +48,8 @@ def _read(chunks: Any, ahead: int, threads: int, workers: int, chunk_bytes: int)
         options = grain.experimental.DatasetOptions(min_shm_size=_SMALL if needed < room else sys.maxsize)
         dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker),
+            worker_init_fn=_outlive_signals,
         )
     return iter(dataset)
 
@@ -74,8 +84,13 @@ class _Batches:
         # In processes, arrays are views of shared memory that goes with them: always copy those.
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
+    def _open(self, *arguments: Any) -> Iterator[dict[str, Any]]:
+        atexit.register(self.close)  # workers end at no signal but this
+        return _read(*arguments)
+
     def close(self) -> None:
         """Stops threads and processes."""
+        atexit.unregister(self.close)
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
@@ -108,7 +123,7 @@ class TrainBatches(_Batches):
         if self._iterator is None:
             threads = 0 if self._chunks.whole else int(self._data.threads)
             ahead = max(self._chunks.per_batch, 2)
-            self._iterator = _read(self._chunks, ahead, threads, self._workers, self._chunk_bytes)
+            self._iterator = self._open(self._chunks, ahead, threads, self._workers, self._chunk_bytes)
         return self._rows([next(self._iterator) for _ in range(self._chunks.per_batch)])
 
 
@@ -132,7 +147,7 @@ class EvalBatches(_Batches):
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        self._iterator = _read(
+        self._iterator = self._open(
             self._chunks, self._batch_size, int(self._data.threads), self._workers, self._chunk_bytes
         )
         for start in range(0, self.num_examples, self._batch_size):

@@ -108,6 +108,7 @@ def start(*command: str, devices: int = 1, **environment: str) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,  # a process group of its own, to be signalled as a whole
     )
 
 

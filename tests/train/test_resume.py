@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -131,3 +132,25 @@ def test_another_model_in_the_same_folder_is_refused(runs):
         "config.model.encoder.depth was 1, is 2" in errors[0] and "config.objective.mask.ratio" in errors[0]
     )
     assert checkpoint.steps(runs.home / "whole")[-1] == STEPS
+
+
+def nobody_left(group: int) -> bool:
+    """Whether all processes of a group end within some seconds of their parent."""
+    for _ in range(200):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_sigterm_to_the_whole_job_leaves_decoding_processes_at_work(toy, runs):
+    process = runs.start(
+        "job", "--config.data.workers=1", "--config.data.cache=False", "--config.total_steps=4000"
+    )
+    toy.wait_for_step(runs.home / "job", 6, process)
+    os.killpg(process.pid, signal.SIGTERM)
+    printed = toy.finish(process)
+    assert "SIGTERM: saved step" in printed
+    assert nobody_left(process.pid)
