@@ -3,11 +3,13 @@
 B rows of the global batch, b rows of this host, K clips of each video, T frames, S side in pixels, V views.
 
 Position p (row p % B of batch p // B) shows clip p % K of slot p // K; slot s is the video at place s % n of a
-permutation of all n videos drawn for epoch s // n. Any position can be computed directly, so a run resumes at any step
-at once; hosts take rows, workers take chunks of rows, and neither changes what a row holds.
+permutation of all n usable samples drawn for epoch s // n. Any position can be computed directly, so a run resumes at
+any step at once; hosts take rows, workers take chunks of rows, and neither changes what a row holds. Of several
+captions one is drawn by the row's position as well.
 
 A video that does not decode is skipped: its slot shows the next one of an order drawn for that slot. It is counted and
-named, and too many of them end the run. In an evaluation nothing takes its place: its row has mask 0.
+named, and too many of them end the run. In an evaluation nothing takes its place: its row has mask 0. Samples without
+a caption are left out from the beginning where text is asked for.
 """
 
 import collections
@@ -21,14 +23,16 @@ from jaxtyping import Int, UInt8
 
 from input_pipeline import clips
 from input_pipeline.cache import Cache, CachedVideo, open_cache
-from input_pipeline.clips import Recipe
+from input_pipeline.clips import Part, Recipe
 from input_pipeline.decode import BadVideo, Video
 from input_pipeline.sources import Source, open_source
+from input_pipeline.text import open_texts
 from vfm.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-_ORDER, _CLIP, _REPLACEMENT = 0, 1, 2  # streams of random numbers
+_ORDER, _CLIP, _REPLACEMENT, _CAPTION = 0, 1, 2, 3  # streams of random numbers
+_STREAMS = {"video": 0, "image": 10}  # added to those, so that two media have orders of their own
 _MOST_REPLACEMENTS = 100  # tried in one place
 _FILES_CHECKED = 10_000  # whose presence is checked before the first batch
 _FOR_EVER = 2**62  # chunks of a training run
@@ -46,7 +50,10 @@ class BadFiles:
         self.reasons: dict[str, str] = {}
         self.damaged: dict[str, str] = {}
         self._source, self._most = source, most
-        self._count = len(set(source.paths))
+        self._names = (
+            [source.clip_name(i) for i in range(len(source))] if source.spans is not None else source.paths
+        )
+        self._count = len(set(self._names))
 
     def add(self, path: str, reason: str, in_part: bool = False) -> None:
         """Notes a file; `in_part`: it is used as far as it goes.
@@ -61,7 +68,7 @@ class BadFiles:
         if len(self.reasons) > self._most * self._count:
             some = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:3])
             if self._source.lines:
-                first = self._source.where(self._source.paths.index(next(iter(self.reasons))))
+                first = self._source.where(self._names.index(next(iter(self.reasons))))
                 some += f" (the first is {first})"
             raise UserError(
                 f"{self._source.key}='{self._source.name}': {len(self.reasons)} of {self._count} files give no frames, "
@@ -71,23 +78,74 @@ class BadFiles:
 
 
 class Videos:
-    """The videos of a source, opened by sample: from files or from the cache."""
+    """The videos (or images) of a source with their texts, opened by sample: from files or from the cache.
 
-    def __init__(self, data: Any, spec: str, key: str, most: float):
-        self.source = open_source(spec, data.root, key)
-        self.bad = BadFiles(self.source, most)
-        step = -(-len(self.source) // _FILES_CHECKED)
-        for path in dict.fromkeys(self.source.paths[::step]):
-            if not os.path.exists(path):
-                self.bad.add(path, "no such file")
+    Attributes:
+      texts: None where the configuration asks for none.
+      usable: samples that training draws from; None = all.
+    """
+
+    def __init__(
+        self, data: Any, spec: str, key: str, most: float, medium: str = "video", training: bool = False
+    ):
+        text = data.get("text")
+        column = text.column if text else "caption"
+        self.source = source = open_source(spec, data.root, key, column, medium)
+        self.bad = BadFiles(source, most)
+        self._check_presence()
+        self.texts = open_texts(data, source, most if training else 1.0, required=training)
+        self.usable = None
+        if training and self.texts is not None and self.texts.left_out:
+            self.usable = self.texts.usable
         self.cache: Cache | None = None
+        if data.cache and source.spans is not None:
+            raise UserError(
+                f"{key}='{spec}' shows parts of files (start_time, end_time), and data.cache=True keeps frames without "
+                f"their times; set data.cache=False"
+            )
         if data.cache:
-            self.cache = open_cache(self.source, int(data.cache_size), data.root)
+            self.cache = open_cache(source, int(data.cache_size), data.root)
             for path, reason in self.cache.bad.items():
                 self.bad.add(path, reason)
 
-    def open(self, index: int) -> Video | CachedVideo:
-        return self.cache.open(index) if self.cache else Video(self.source.paths[index])
+    def __len__(self) -> int:
+        return len(self.source) if self.usable is None else len(self.usable)
+
+    def sample(self, place: int) -> int:
+        """The sample at a place among those that training draws from."""
+        return place if self.usable is None else int(self.usable[place])
+
+    def _check_presence(self) -> None:
+        step = -(-len(self.source) // _FILES_CHECKED)
+        index_of = {self.source.paths[i]: i for i in range(0, len(self.source), step)}
+        missing = {path: i for path, i in index_of.items() if not os.path.exists(path)}
+        if len(missing) == len(index_of):
+            path, first = next(iter(missing.items()))
+            raise UserError(
+                f"{self.source.key}='{self.source.name}': none of its files is there, e.g. {path}: no such file "
+                f"({self.source.where(first)}); set data.root to the folder that the paths in it are relative to"
+            )
+        for index in missing.values():
+            self.bad.add(self.source.clip_name(index), "no such file")
+
+    def open(self, index: int) -> Video | Part | CachedVideo:
+        if self.cache:
+            return self.cache.open(index)
+        video = Video(self.source.paths[index])
+        if self.source.spans is None or np.isnan(self.source.spans[index, 0]):
+            return video
+        return Part(video, *self.source.spans[index])
+
+    def text(self, indices: Sequence[int], choices: Sequence[int] | None = None) -> Batch:
+        """The rows of text of samples, by default their first captions; nothing where there are no texts."""
+        if self.texts is None:
+            return {}
+        return self.texts.batch(indices, [0] * len(indices) if choices is None else choices)
+
+    def choice(self, index: int, seed: tuple[int, ...]) -> int:
+        """One of a sample's captions, drawn by `seed`."""
+        count = len(self.texts.choices(index)) if self.texts is not None else 1
+        return int(np.random.default_rng(seed).integers(count)) if count > 1 else 0
 
     def labels(self, indices: np.ndarray) -> Batch:
         """`id`, `label` (the first column, or -1) and all label columns of samples."""
@@ -96,17 +154,25 @@ class Videos:
         return {"label": first} | columns | {"id": indices.astype(np.int32)}
 
 
-@functools.lru_cache(maxsize=3)
-def _permutation(seed: int, epoch: int, count: int) -> Int[np.ndarray, "n"]:
-    return np.random.default_rng((seed, _ORDER, epoch)).permutation(count)
+@functools.lru_cache(maxsize=6)
+def _permutation(seed: int, stream: int, epoch: int, count: int) -> Int[np.ndarray, "n"]:
+    return np.random.default_rng((seed, stream, epoch)).permutation(count)
 
 
 class TrainingChunks:
     """Random access to chunks of `size` rows of this host's part of the batches from `start_step` on."""
 
     def __init__(
-        self, videos: Videos, recipe: Recipe, seed: int, batch_size: int, start_step: int, rows: slice
+        self,
+        videos: Videos,
+        recipe: Recipe,
+        seed: int,
+        batch_size: int,
+        start_step: int,
+        rows: slice,
+        medium: str = "video",
     ):
+        self._stream = _STREAMS[medium]
         self._videos, self._recipe, self._seed = videos, recipe, seed
         self._batch_size, self._first_row, self._start = batch_size, rows.start, start_step
         repeats, count = recipe.clips_per_video, rows.stop - rows.start
@@ -137,7 +203,11 @@ class TrainingChunks:
             found = [self._clips_of(slot, members, noticed) for slot, members in slots.items()]
             indices = np.repeat([sample for sample, _ in found], [len(made) for _, made in found])
             video = np.stack([clip for _, made in found for clip in made])
-        rows = {"video": video} | self._videos.labels(indices)
+        choices = [
+            self._videos.choice(int(i), (self._seed, self._stream + _CAPTION, p, int(i)))
+            for p, i in zip(positions, indices, strict=True)
+        ]
+        rows = {"video": video} | self._videos.labels(indices) | self._videos.text(indices, choices)
         if (repeats := self._recipe.clips_per_video) > 1:  # tells the clips of one video apart, for masks
             rows["clip"] = np.array([p % repeats for p in positions], np.int32)
         return rows | {"bad": _listed(noticed)}
@@ -151,16 +221,17 @@ class TrainingChunks:
         return stack is not None and stack.shape[1:] == size and fixed and in_order
 
     def _sample(self, slot: int) -> int:
-        epoch, place = divmod(slot, len(self._videos.source))
-        return int(_permutation(self._seed, epoch, len(self._videos.source))[place])
+        epoch, place = divmod(slot, len(self._videos))
+        order = _permutation(self._seed, self._stream + _ORDER, epoch, len(self._videos))
+        return self._videos.sample(int(order[place]))
 
     def _candidates(self, slot: int) -> Iterator[int]:
         """The sample of a slot, then those that replace it."""
         first = self._sample(slot)
         yield first
-        rng = np.random.default_rng((self._seed, _REPLACEMENT, slot, first))
+        rng = np.random.default_rng((self._seed, self._stream + _REPLACEMENT, slot, first))
         for _ in range(_MOST_REPLACEMENTS):
-            yield int(rng.integers(len(self._videos.source)))
+            yield self._videos.sample(int(rng.integers(len(self._videos))))
 
     def _clips_of(
         self, slot: int, positions: Sequence[int], noticed: dict[str, tuple[str, bool]]
@@ -168,10 +239,10 @@ class TrainingChunks:
         """(sample, clips) of some positions of one slot; puts files that do not decode into `noticed`."""
         bad = self._videos.bad
         for index in self._candidates(slot):
-            path = self._videos.source.paths[index]
+            path = self._videos.source.clip_name(index)
             if path in bad.reasons:
                 continue
-            rngs = [np.random.default_rng((self._seed, _CLIP, p, index)) for p in positions]
+            rngs = [np.random.default_rng((self._seed, self._stream + _CLIP, p, index)) for p in positions]
             try:
                 with self._videos.open(index) as video:
                     made = clips.training_clips(video, self._recipe, rngs)
@@ -198,7 +269,7 @@ class EvaluationChunks:
         return len(self._videos.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, bad = self._videos.source.paths[index], self._videos.bad
+        path, bad = self._videos.source.clip_name(index), self._videos.bad
         mask, noticed = np.ones(1, np.float32), {}
         try:
             if path in bad.reasons:
@@ -214,7 +285,8 @@ class EvaluationChunks:
             side = self._recipe.size
             views = np.zeros((self._views[0] * self._views[1], self._recipe.frames, side, side, 3), np.uint8)
         labels = self._videos.labels(np.array([index]))
-        return {"video": views[None]} | labels | {"mask": mask, "bad": _listed(noticed)}
+        text = self._videos.text([index])
+        return {"video": views[None]} | labels | text | {"mask": mask, "bad": _listed(noticed)}
 
 
 def _listed(noticed: dict[str, tuple[str, bool]]) -> tuple[tuple[str, str, bool], ...]:

@@ -2,20 +2,20 @@
 
 T frames, H height, W width, C = 3 channels; V views (clips x crops) of one video.
 
-A `VideoReader` is an open file (`decode.Video`) or a video of the cache (`cache.CachedVideo`).
+A `VideoReader` is an open file (`decode.Video`), a part of one, or a video of the cache (`cache.CachedVideo`).
 """
 
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
 from input_pipeline import sampling, transforms
-from input_pipeline.decode import FewerFrames, WindowOf
+from input_pipeline.decode import BadVideo, FewerFrames, Video, WindowOf
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
 
@@ -32,6 +32,38 @@ class VideoReader(Protocol):
     def read(
         self, indices: Sequence[int], window_of: WindowOf | None = None
     ) -> UInt8[np.ndarray, "T H W 3"]: ...
+
+
+class Part:
+    """A video's frames from `start` to `end` (in seconds), as a video; closes what it was made of."""
+
+    def __init__(self, video: Video, start: float, end: float):
+        self._video = video
+        try:
+            self._first, self._stop = video.frames_between(start, end)
+        except BadVideo:
+            video.close()
+            raise
+
+    def __enter__(self) -> "Part":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._video.close()
+
+    @property
+    def damage(self) -> str:
+        return self._video.damage
+
+    @property
+    def num_frames(self) -> int:
+        count = min(self._stop, self._video.num_frames) - self._first
+        if count < 1:
+            raise BadVideo(self._video.path, f"ends before frame {self._first}, where the part begins")
+        return count
+
+    def read(self, indices: Sequence[int], window_of: WindowOf | None = None) -> UInt8[np.ndarray, "T H W 3"]:
+        return self._video.read([self._first + min(int(i), self.num_frames - 1) for i in indices], window_of)
 
 
 @dataclass(frozen=True)
@@ -85,6 +117,10 @@ class Recipe:
                     f"data.{key}={value}: expected (smallest, largest), above 0 and at most {limit}"
                 )
         return recipe
+
+    def of_images(self) -> "Recipe":
+        """The same for images, which are videos of one frame."""
+        return replace(self, frames=1, stride=1, clips_per_video=1)
 
     def training_window(self, height: int, width: int, rng: np.random.Generator) -> Window:
         """The (random) crop of one clip."""

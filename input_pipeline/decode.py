@@ -95,6 +95,30 @@ class Video:
         rate = self._stream.average_rate
         return float(rate) if rate else 0.0
 
+    def frames_between(self, start: float, end: float) -> tuple[int, int]:
+        """The first frame shown from `start` to `end`, in seconds from the first frame, and the one after the last.
+
+        There is at least one: a span between two frames gives the earlier of them.
+
+        Raises:
+          BadVideo: the video ends before `start`.
+        """
+        count = self.num_frames
+        if self._times is not None:
+            base = float(self._stream.time_base)
+            times = [(time - self._times[0]) * base for time in self._times]
+        elif self.fps:
+            times = [i / self.fps for i in range(count)]
+        else:
+            raise BadVideo(self.path, "its frames have no times, so that no part of it can be found")
+        frame = (times[-1] / (count - 1)) if count > 1 else 0.0
+        if count > 1 and start >= times[-1] + frame:
+            raise BadVideo(self.path, f"ends after {times[-1] + frame:.2f} s, before start_time={start:g}")
+        tolerance = 1e-6
+        first = min(bisect.bisect_left(times, start - tolerance), count - 1)
+        stop = bisect.bisect_left(times, end - tolerance)
+        return (first, stop) if stop > first else (max(stop - 1, 0), max(stop, 1))
+
     def read(self, indices: Sequence[int], window_of: WindowOf | None = None) -> UInt8[np.ndarray, "T H W 3"]:
         """Decodes the frames at `indices`, in the order given; repeats are allowed.
 

@@ -3,13 +3,17 @@
 `open_source(spec)` gives a `Source`: how many samples there are, each one by its index, and what the label columns
 mean. The index of a sample is its stable id.
 
-  CSV with a header   `path` is required; columns of integers are label columns; `caption` is text; a `classes.json`
+  CSV with a header   `path` is required; columns of integers are label columns; `caption` is text (or several texts, as
+                      a JSON list; rows that repeat a path are samples of their own); a `classes.json`
                       beside the file ({"column": [names]}) names classes, bounds them, and lets a column hold names;
                       without one, the words of a column `label` are its classes in sorted order
   list without one    `path label`, `path,label` or `path<tab>label` (VideoMAE, Kinetics): the last separator counts,
                       so that paths may contain spaces; or bare paths without labels
+  JSON list           `.json`, `.jsonl`: captions or conversations, see `input_pipeline.conversations`
   folder              one subfolder is one class (sorted by name), or plain video files without labels
   one video file      a set of one
+
+The same holds for images, which are read as videos of one frame.
 """
 
 import csv
@@ -18,19 +22,25 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float64, Int32
 
+from input_pipeline import conversations
 from vfm.errors import UserError
 
-LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list")
+LIST_SUFFIXES = (".csv", ".tsv", ".txt", ".list", *conversations.SUFFIXES)
 VIDEO_SUFFIXES = frozenset(
     ".mp4 .m4v .mov .mkv .webm .avi .flv .ts .mts .m2ts .mpg .mpeg .3gp .wmv .ogv .gif .vob".split()
 )
-NOT_LABELS = frozenset({"path", "clip", "caption", "video", "id", "mask", "text", "text_mask"})
+IMAGE_SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .gif .ppm .pgm".split())
+SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+NOT_LABELS = frozenset(
+    "path clip caption captions video id mask text text_mask text_id text_loss image".split()
+)
+_EITHER = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _LABELLED = re.compile(r"^(.*?[^\s,])\s*[\s,]\s*([^\s,]+)$")
 _INTEGER = re.compile(r"^[+-]?\d+$")
 
@@ -41,8 +51,13 @@ class Sample:
 
     path: str
     labels: dict[str, int]
-    caption: str
+    captions: tuple[str, ...]
     id: int
+
+    @property
+    def caption(self) -> str:
+        """The first caption, "" if there is none."""
+        return self.captions[0] if self.captions else ""
 
 
 @dataclass(frozen=True)
@@ -54,20 +69,26 @@ class Source:
       key: the configuration key it was given under, for messages.
       paths: of the files, absolute or relative to the working folder.
       labels: column -> the class of each sample; the first column is the batch's `label`.
-      captions: of each sample; empty if there are none.
+      captions: of each sample, one or several (of conversations: the answers); empty if there are none.
       label_names: column -> names of its classes, where they are known.
       lines: of each sample in its list file; empty for folders.
+      unit: what `lines` counts.
       words: column -> the text of each sample, of every column but the path and those of integers.
+      turns: questions and answers of each sample; empty if there are none.
+      spans: seconds from which and to which each sample's video is shown (NaN = all of it), where any has such.
     """
 
     name: str
     paths: Sequence[str]
     key: str = "data.train"
     labels: dict[str, Int32[np.ndarray, "n"]] = field(default_factory=dict)
-    captions: Sequence[str] = ()
+    captions: Sequence[Sequence[str]] = ()
     label_names: dict[str, list[str]] = field(default_factory=dict)
     lines: Sequence[int] = ()
     words: dict[str, list[str]] = field(default_factory=dict)
+    unit: str = "line"
+    turns: Sequence[conversations.Turns] = ()
+    spans: Float64[np.ndarray, "n 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,62 +97,81 @@ class Source:
         return Sample(
             path=self.paths[index],
             labels={name: int(column[index]) for name, column in self.labels.items()},
-            caption=self.captions[index] if self.captions else "",
+            captions=tuple(self.captions[index]) if self.captions else (),
             id=index,
         )
 
     def where(self, index: int) -> str:
         """Where the sample was named, for messages."""
-        return f"{self.name} line {self.lines[index]}" if self.lines else self.name
+        return f"{self.name} {self.unit} {self.lines[index]}" if self.lines else self.name
+
+    def clip_name(self, index: int) -> str:
+        """The sample's file, with the part of it that is shown, as media fragments are written."""
+        if self.spans is None or np.isnan(self.spans[index, 0]):
+            return self.paths[index]
+        start, end = self.spans[index]
+        return f"{self.paths[index]}#t={start:g},{'' if np.isinf(end) else f'{end:g}'}"
 
 
-def open_source(spec: str | os.PathLike, root: str | os.PathLike = "", key: str = "data.train") -> Source:
+def open_source(
+    spec: str | os.PathLike,
+    root: str | os.PathLike = "",
+    key: str = "data.train",
+    column: str = "caption",
+    medium: str = "video",
+) -> Source:
     """The source that `spec` describes; see the module's text for what it may be.
 
     Args:
       spec: a list file, a folder or a video file.
       root: what relative paths in a list are relative to; "" = the list's own folder.
       key: the configuration key that `spec` comes from, for messages.
+      column: the column of captions.
+      medium: "video" or "image"; which files a folder is searched for.
 
     Raises:
       UserError: nothing is there, or its contents are not understood; the message names file, line and value.
     """
     if not spec:
-        raise UserError(f"{key} is not set; give a CSV file or a folder of videos")
+        raise UserError(f"{key} is not set; give a CSV file or a folder of {medium}s")
     path = Path(spec).expanduser()
     if path.is_dir():
-        return _open_folder(path, key)
+        return _open_folder(path, key, medium)
     if not path.exists():
-        raise UserError(f"{key}='{spec}': no such file or folder; give a CSV file or a folder of videos")
+        raise UserError(f"{key}='{spec}': no such file or folder; give a CSV file or a folder of {medium}s")
     suffix = path.suffix.lower()
+    parent = Path(root).expanduser() if root else path.parent
+    if suffix in conversations.SUFFIXES:
+        return _open_entries(path, parent, key, column)
     if suffix in LIST_SUFFIXES:
-        return _open_list(path, Path(root).expanduser() if root else path.parent, key)
-    if suffix in VIDEO_SUFFIXES:
+        return _open_list(path, parent, key, column)
+    if suffix in SUFFIXES[medium]:
         return Source(name=str(path), paths=[str(path)], key=key)
     raise UserError(
         f"{key}='{spec}': '{suffix or path.name}' is no kind of source; expected a folder, a list "
-        f"({', '.join(LIST_SUFFIXES)}) or a video ({', '.join(sorted(VIDEO_SUFFIXES))})"
+        f"({', '.join(LIST_SUFFIXES)}) or a {medium} ({', '.join(sorted(SUFFIXES[medium]))})"
     )
 
 
 # Folders
 
 
-def _open_folder(folder: Path, key: str) -> Source:
+def _open_folder(folder: Path, key: str, medium: str) -> Source:
+    suffixes = SUFFIXES[medium]
     here = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    plain = [str(p) for p in here if p.is_file() and p.suffix.lower() in VIDEO_SUFFIXES]
-    classes = {p.name: files for p in here if p.is_dir() and (files := _videos_below(p))}
+    plain = [str(p) for p in here if p.is_file() and p.suffix.lower() in suffixes]
+    classes = {p.name: files for p in here if p.is_dir() and (files := _files_below(p, suffixes))}
     if plain and classes:
         raise UserError(
-            f"{key}='{folder}': has both video files ('{Path(plain[0]).name}') and subfolders with videos "
+            f"{key}='{folder}': has both {medium} files ('{Path(plain[0]).name}') and subfolders with {medium}s "
             f"('{next(iter(classes))}'); expected one subfolder for each class, or only files; move one kind away"
         )
     if plain:
         return Source(name=str(folder), paths=plain, key=key)
     if not classes:
         raise UserError(
-            f"{key}='{folder}': the folder holds no videos; expected video files or one subfolder of videos for "
-            f"each class (endings known: {' '.join(sorted(VIDEO_SUFFIXES))})"
+            f"{key}='{folder}': the folder holds no {medium}s; expected {medium} files or one subfolder of {medium}s "
+            f"for each class (endings known: {' '.join(sorted(suffixes))})"
         )
     names = _class_names(folder / "classes.json").get("label") or list(classes)
     for name in classes:
@@ -154,14 +194,14 @@ def _open_folder(folder: Path, key: str) -> Source:
     )
 
 
-def _videos_below(folder: Path) -> list[str]:
+def _files_below(folder: Path, suffixes: frozenset[str]) -> list[str]:
     found = []
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             os.path.join(parent, name)
             for name in sorted(files)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
         ]
     return found
 
@@ -169,7 +209,15 @@ def _videos_below(folder: Path) -> list[str]:
 # List files
 
 
-def _open_list(file: Path, root: Path, key: str) -> Source:
+def _open_entries(file: Path, root: Path, key: str, column: str) -> Source:
+    """A JSON list."""
+    found = conversations.read_entries(file, column)
+    columns = found.columns | {"path": found.paths}
+    source = _from_columns(file, root, key, columns, found.lines)
+    return replace(source, captions=found.captions, turns=found.turns, spans=found.spans, unit=found.unit)
+
+
+def _open_list(file: Path, root: Path, key: str, column: str) -> Source:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -181,7 +229,7 @@ def _open_list(file: Path, root: Path, key: str) -> Source:
     delimiter = "\t" if "\t" in lines[0][1] else ","
     header = [cell.strip() for cell in next(csv.reader([lines[0][1]], delimiter=delimiter))]
     if "path" in header:
-        return _open_table(file, root, key, text, header, delimiter)
+        return _open_table(file, root, key, text, header, delimiter, column)
     if _looks_like_header(header):
         raise UserError(
             f"{file} line {lines[0][0]}: the header has the columns {', '.join(header)} but no 'path'; "
@@ -192,13 +240,13 @@ def _open_list(file: Path, root: Path, key: str) -> Source:
 
 def _looks_like_header(cells: list[str]) -> bool:
     first = cells[0].lower()
-    is_path = "/" in first or "\\" in first or Path(first).suffix in VIDEO_SUFFIXES
+    is_path = "/" in first or "\\" in first or Path(first).suffix in _EITHER
     return len(cells) > 1 and not is_path and not any(_INTEGER.match(cell) for cell in cells)
 
 
 def _open_plain_list(file: Path, root: Path, key: str, lines: list[tuple[int, str]]) -> Source:
     """Lines of `path label`, or of paths alone."""
-    bare = all(Path(line.strip()).suffix.lower() in VIDEO_SUFFIXES for _, line in lines)
+    bare = all(Path(line.strip()).suffix.lower() in _EITHER for _, line in lines)
     paths, values = [], []
     for number, line in lines:
         match = None if bare else _LABELLED.match(line.strip())
@@ -222,7 +270,9 @@ def _open_plain_list(file: Path, root: Path, key: str, lines: list[tuple[int, st
     )
 
 
-def _open_table(file: Path, root: Path, key: str, text: str, header: list[str], delimiter: str) -> Source:
+def _open_table(
+    file: Path, root: Path, key: str, text: str, header: list[str], delimiter: str, column: str
+) -> Source:
     """A CSV with a header line."""
     for name in header:
         if header.count(name) > 1:
@@ -246,10 +296,19 @@ def _open_table(file: Path, root: Path, key: str, text: str, header: list[str], 
     for number, path in zip(numbers, columns["path"], strict=True):
         if not path:
             raise UserError(f"{file} line {number}: 'path' is empty; expected a video file")
+    if column not in columns and column == "caption":
+        column = "captions"
+    captions = [conversations.caption_list(cell) for cell in columns.get(column, ())]
+    return replace(_from_columns(file, root, key, columns, numbers), captions=captions)
+
+
+def _from_columns(
+    file: Path, root: Path, key: str, columns: dict[str, list[str]], numbers: Sequence[int]
+) -> Source:
+    """A source of columns of text, one of which is `path`; captions apart."""
     names = _class_names(file.parent / "classes.json")
     labels, words = {}, {}
-    for name in header:
-        values = columns[name]
+    for name, values in columns.items():
         if name == "label" and name not in names and _are_words(values):
             names[name] = sorted(set(values))
         if name not in NOT_LABELS and (name in names or _means_classes(name, values)):
@@ -261,7 +320,6 @@ def _open_table(file: Path, root: Path, key: str, text: str, header: list[str], 
         key=key,
         paths=[_join(root, path) for path in columns["path"]],
         labels=labels,
-        captions=columns.get("caption", ()),
         label_names={k: v for k, v in names.items() if k in labels},
         lines=numbers,
         words=words,
