@@ -299,8 +299,7 @@ class LM(nn.Module):
         x = tokens if jnp.issubdtype(tokens.dtype, jnp.floating) else self.embed(tokens)
         x = x.astype(dot.activation_dtype(self.precision))
         valid = jnp.ones(x.shape[:2], bool) if mask is None else mask
-        steps = jnp.ones(x.shape[:2], bool) if prefix is None else ~prefix
-        steps = jnp.cumsum(steps, axis=1, dtype=jnp.int32)
+        steps = jnp.cumsum(valid if prefix is None else valid & ~prefix, axis=1, dtype=jnp.int32)
         counts = jnp.cumsum(valid, axis=1, dtype=jnp.int32)
         if cache is None:
             blocks = steps
