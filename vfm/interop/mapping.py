@@ -6,7 +6,8 @@ in which `\\1` stands for a group of the pattern. A target may end in
   `[3]`, `[3][1]`  one layer (and direction, ...) of a parameter that is stacked over its leading axes
   `#0/3`           one of three equal parts along the last axis, as separate q, k and v in a fused kernel
 
-and None means that the tensor is deliberately unused. The first rule that matches wins.
+None means that the tensor is deliberately unused, COPY that it is no parameter of its own: another tensor stored a
+second time (tied weights), or a constant. The first rule that matches wins.
 """
 
 import re
@@ -51,6 +52,7 @@ TRANSFORMS = {
     "first": Transform(lambda x: x.reshape(x.shape[1:]), lambda x, shape: x.reshape(shape)),
 }
 
+COPY = "="
 Rule = tuple[str, str | None, str | Transform]
 
 
@@ -79,6 +81,7 @@ class Mapping:
     def __init__(self, rules: Iterable[Rule], shapes: MappingType[str, Shape]):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
         self.unused: list[str] = []  # tensors that a rule leaves out
+        self.copies: list[str] = []  # tensors that are no parameters of their own
         self.slots: dict[str, Slot] = {}
         rules = [(re.compile(pattern), target, transform) for pattern, target, transform in rules]
         unknown = [name for name in self.shapes if not self._place(name, rules)]
@@ -99,6 +102,8 @@ class Mapping:
                 continue
             if target is None:
                 self.unused.append(name)
+            elif target == COPY:
+                self.copies.append(name)
             else:
                 path, indices, part, parts = re.fullmatch(
                     r"([^\[#]+)((?:\[\d+\])*)(?:#(\d+)/(\d+))?", match.expand(target)
@@ -174,7 +179,7 @@ class Mapping:
             for name, slot in members:
                 value = slot.transform.to_ours(np.asarray(tensors[name]))
                 whole = flat.setdefault(path, np.empty(self.ours[path], value.dtype))
-                _part(whole[slot.index], slot)[...] = value
+                _part(whole[(*slot.index, ...)], slot)[...] = value
         return unflatten(flat)
 
     def to_theirs(self, tree: Tree) -> dict[str, np.ndarray]:

@@ -122,7 +122,7 @@ class Bert(nn.Module):
 
     def setup(self):
         self.words = Embedding(self.vocab_size, self.width, self.precision)
-        self.embed = Positions(self.length, self.token_types, self.norm_eps)
+        self.positions = Positions(self.length, self.token_types, self.norm_eps)
         self.mlm = LanguageHead(self.vocab_size, self.activation, self.norm_eps, self.precision)
         if self.pooler:
             self.pool = Dense(self.width, precision=self.precision)
@@ -153,7 +153,7 @@ class Bert(nn.Module):
           token_types: segment of each token; None = all of segment 0.
         """
         check_length(text, self.length)
-        x = self.embed(self.words(text), token_types)
+        x = self.positions(self.words(text), token_types)
         self.sow("intermediates", "embed", x)
         x = _dropped(self, x, self.dropout if train and self.dropout else None)
         if self.text_layers:
