@@ -11,7 +11,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from vfm.errors import UserError
 
@@ -65,3 +65,19 @@ def resize(x: Float[Array, "..."], sizes: dict[int, int], method: str = "linear"
             weights = matrix(x.shape[axis], size, method).astype(x.dtype)
             x = xp.moveaxis(xp.tensordot(x, xp.asarray(weights), axes=((axis,), (1,))), -1, axis)
     return x
+
+
+def linear_rows(places: Int[Array, "..."], sizes: Int[Array, "..."], source: int) -> Float[Array, "... S"]:
+    """Rows of antialiased linear resampling matrices whose result lengths are known at run time only.
+
+    Where the result is shorter than the source, a triangle as wide as the ratio averages (torch with antialias=True).
+
+    Args:
+      places: which sample of the result each row is for.
+      sizes: lengths of the results; places from there on are not meaningful.
+    """
+    ratio = (source / sizes).astype(jnp.float32)[..., None]
+    centres = (places[..., None] + 0.5) * ratio
+    distance = jnp.abs(jnp.arange(source) + 0.5 - centres) / jnp.maximum(ratio, 1.0)
+    weights = jnp.maximum(1.0 - distance, 0.0)
+    return weights / jnp.maximum(weights.sum(-1, keepdims=True), 1e-6)
