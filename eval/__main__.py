@@ -1,9 +1,12 @@
-"""Probe frozen encoders and report what they have learned.
+"""Probe frozen encoders and report what they have learned; or ask models that know text (config.protocol).
 
     python -m eval --config configs/eval/probe.py --encoder RUN_DIR --encoder random:RUN_DIR --workdir DIR
+    python -m eval --config configs/eval/retrieval.py --encoder RUN_DIR --workdir DIR
 
-Writes DIR/results.jsonl, DIR/confusion.npz and DIR/evaluation.json (the config and what was evaluated), prints a
-table, and keeps features in DIR/features, so that another probe on the same encoder starts at once.
+Writes DIR/results.jsonl and DIR/evaluation.json (the config and what was evaluated), and prints a table. Probes write
+DIR/confusion.npz too, and keep features in DIR/features, so that another probe on the same encoder starts at once. The
+protocols with text are zero_shot, retrieval, captions and choice; they write DIR/samples.json (prompts, captions,
+answers).
 """
 
 import logging
@@ -14,8 +17,9 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from eval import features, groups, protocol, results
+from eval import features, groups, protocol, results, text
 from eval.encoder import load_encoders
+from eval.model import load_models
 from vfm.errors import UserError
 from vfm.train import cli
 from vfm.train.config import write_json
@@ -32,10 +36,15 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
     Raises:
       UserError: a mistake in the config, an encoder or the data.
     """
+    if config.protocol in text.PROTOCOLS:
+        return evaluate_text(config, encoder_specs, workdir)
     began = time.perf_counter()
     protocol.check(config)
     encoders = load_encoders(encoder_specs, config.weights, config.step)
-    about = {e.name: {"step": e.step, "params_sha256": e.sha256} for e in encoders}
+    about = {
+        e.name: {"step": e.step, "params_sha256": e.sha256, "stage": config.stage or e.stage}
+        for e in encoders
+    }
     by_group = config.protocol == "leave_one_group_out"
     specs = features.specs_of(config.data, encoders, only_train=by_group)
     features.check(config, encoders, specs)
@@ -70,6 +79,38 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
     for path, found in list(bad.items())[:10]:
         print(f"skipped: {path}: {found.get('reason', 'unreadable')}")
     print(f"{workdir / 'results.jsonl'}: {len(rows)} rows in {finished - began:.0f} s")
+    return rows
+
+
+def evaluate_text(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
+    """An evaluation with text; as `evaluate`."""
+    began = time.perf_counter()
+    text.check(config)
+    models = load_models(encoder_specs, config.weights, config.step, config.stage)
+    rows, extras, notes, bad = text.run(models, config)
+    evaluation = {
+        "config": config.to_dict(),
+        "encoders": {
+            m.name: {"spec": s, "step": m.step, "params_sha256": m.sha256, "stage": m.stage}
+            for m, s in zip(models, encoder_specs, strict=True)
+        },
+        "seconds": {config.protocol: round(time.perf_counter() - began, 1)},
+        "device": jax.devices()[0].device_kind,
+        "bad_files": bad,
+        "notes": notes,
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    # Last of all results.jsonl: where there is one, the evaluation is complete.
+    (workdir / "results.jsonl").unlink(missing_ok=True)
+    write_json(workdir / "evaluation.json", evaluation)
+    text.save(workdir, extras)
+    results.save(workdir, rows, {}, {})
+    results.print_text_table(rows, specs={m.name: s for m, s in zip(models, encoder_specs, strict=True)})
+    for note in notes:
+        print(f"note: {note}")
+    for found in bad[:10]:
+        print(f"skipped: {found['path']}: {found.get('reason', 'unreadable')}")
+    print(f"{workdir / 'results.jsonl'}: {len(rows)} rows in {time.perf_counter() - began:.0f} s")
     return rows
 
 

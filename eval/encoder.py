@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 
+from input_pipeline.text import batch_shapes
 from vfm import models, objectives
 from vfm.errors import UserError
 from vfm.train import checkpoint
@@ -39,6 +40,7 @@ class FrozenEncoder:
     params: Any
     step: int  # of the checkpoint; 0 for a random one
     sha256: str  # of the parameters
+    stage: str = ""  # of its training: the objective's name, "untrained" for a random one
 
     def __post_init__(self):
         module = models.build(self.config.model.encoder, precision=self.config.precision)
@@ -69,18 +71,36 @@ def _plain(config) -> dict:
 
 
 def blank_batch(config: ConfigDict) -> dict[str, Float[Array, "..."]]:
-    """A batch of one black clip with the shapes of the run's data."""
-    d = config.data
-    return {
-        "video": jnp.zeros((1, d.frames, d.size, d.size, 3), jnp.uint8),
-        "label": jnp.full((1,), -1, jnp.int32),
-        "id": jnp.zeros((1,), jnp.int32),
-    }
+    """A batch of one black clip (and image and text, where the run has them) with the shapes of the run's data."""
+    with config.data.copy_and_resolve_references().unlocked() as data:
+        data.image_batch = min(data.get("image_batch", 0), 1)
+    return {name: jnp.zeros(shape, kind) for name, (shape, kind) in batch_shapes(data, 1).items()}
 
 
 def initial_params(config: ConfigDict) -> dict:
     """Parameters of all the run's parts before its first step."""
     return jax.jit(objectives.build(config).init)(jax.random.key(config.seed), blank_batch(config))[0]
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """(name, place) of "[NAME=]RUN_DIR" or "[NAME=]random:RUN_DIR"; see `load_encoder`."""
+    found = re.match(r"([\w.-]+)=(.+)$", spec)
+    name, place = found.groups() if found else ("", spec)
+    return name or ("random" if place.startswith(RANDOM) else "pretrained"), place
+
+
+def stage_of(config: ConfigDict, untrained: bool) -> str:
+    """What results call the training stage that a run is, unless told otherwise."""
+    return "untrained" if untrained else config.objective.name.rpartition(":")[2]
+
+
+def check_names(names: list[str]) -> None:
+    """UserError where two encoders have one name."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(
+                f"--encoder: {names.count(name)} encoders are called '{name}'; write --encoder NAME=RUN_DIR"
+            )
 
 
 def load_encoder(spec: str, weights: str = "params", step: int = 0) -> FrozenEncoder:
@@ -92,8 +112,7 @@ def load_encoder(spec: str, weights: str = "params", step: int = 0) -> FrozenEnc
     Raises:
       UserError: no config.json, no checkpoint, or no such weights in it.
     """
-    found = re.match(r"([\w.-]+)=(.+)$", spec)
-    name, place = found.groups() if found else ("", spec)
+    name, place = split_spec(spec)
     random = place.startswith(RANDOM)
     run = Path(place.removeprefix(RANDOM))
     if not run.is_dir():
@@ -109,11 +128,12 @@ def load_encoder(spec: str, weights: str = "params", step: int = 0) -> FrozenEnc
         )
     params = params["encoder"]
     return FrozenEncoder(
-        name or ("random" if random else "pretrained"),
+        name,
         config,
         jax.tree.map(jnp.asarray, params),
         int(at),
         checkpoint.sha256(params),
+        stage_of(config, random),
     )
 
 
@@ -128,12 +148,7 @@ def load_encoders(specs: list[str], weights: str = "params", step: int = 0) -> l
             "--encoder is missing: give the --workdir of a training run, and random:RUN_DIR beside it"
         )
     encoders = [load_encoder(spec, weights, step) for spec in specs]
-    names = [e.name for e in encoders]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"--encoder: {names.count(name)} encoders are called '{name}'; write --encoder NAME=RUN_DIR"
-            )
+    check_names([e.name for e in encoders])
     return encoders
 
 

@@ -116,6 +116,7 @@ def run(
             {
                 **keys, "task": group_name, "split": "leave one clip out", "accuracy": float(own.mean()), "std": 0.0,
                 "seeds": 1, "n": len(own), "protocol": "nearest_in_own_group", "k": 1, "majority": chance,
+                "metric": "nearest in own group", "value": float(own.mean()), "chance": chance, "control": "none",
             }
         )  # fmt: skip
     return rows, confusions, class_names, list(dict.fromkeys(notes))

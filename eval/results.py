@@ -1,8 +1,11 @@
 """Results of an evaluation: JSON lines, confusion matrices and a table on the terminal.
 
-A row of results.jsonl: {"encoder", "probe", "task", "labels", "split", "accuracy" (mean over seeds, 0..1), "std"
-(spread over seeds, of the population), "seeds", "n" (examples of the split)} and what explains it: "per_seed",
+A row of a probe in results.jsonl: {"encoder", "probe", "task", "labels", "split", "accuracy" (mean over seeds, 0..1),
+"std" (spread over seeds, of the population), "seeds", "n" (examples of the split)} and what explains it: "per_seed",
 "chosen", "validation", "pooling", "protocol", "views", "step", "per_class", "majority" (share of the largest class).
+Every row, also of the evaluations with text, says {"encoder", "stage" (of its training), "task", "metric", "value",
+"chance" (what guessing gives, or none), "control" (what was done to the clips), "n"}; accuracies, recalls and all other
+shares are 0..1.
 """
 
 import json
@@ -19,6 +22,7 @@ from eval.metrics import classification
 from vfm.errors import UserError
 from vfm.train.config import replace_text
 
+COMMON = ("encoder", "stage", "task", "metric", "value", "chance", "control", "n")  # of every row
 REQUIRED = ("encoder", "probe", "task", "labels", "split", "accuracy", "std", "seeds", "n")
 
 DIAGNOSTIC = "nearest_in_own_group"  # protocol of rows that tell about features, but not how good they are
@@ -47,6 +51,10 @@ def row(
         "per_class": [None if np.isnan(a) else float(a) for a in per_class],
         "mean_class_accuracy": classification.mean_class_accuracy(total),
         "majority": int(counts.max()) / len(truth),
+        "metric": "accuracy",
+        "value": float(np.mean(per_seed)),
+        "chance": 1 / classes,
+        "control": "none",
     }
     return {key: found[key] for key in (*REQUIRED, *(k for k in found if k not in REQUIRED))}, total
 
@@ -85,7 +93,7 @@ def load(place: str | Path) -> tuple[list[dict], dict[str, np.ndarray], dict[str
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         try:
             rows.append(json.loads(line))
-            missing = [k for k in REQUIRED if k not in rows[-1]]
+            missing = [k for k in (REQUIRED if is_probe(rows[-1]) else COMMON) if k not in rows[-1]]
         except (json.JSONDecodeError, TypeError) as error:
             raise UserError(f"'{file}' line {number} is no JSON object; run python -m eval again") from error
         if missing:
@@ -100,6 +108,11 @@ def load(place: str | Path) -> tuple[list[dict], dict[str, np.ndarray], dict[str
                 else:
                     matrices[name] = saved[name]
     return rows, matrices, names
+
+
+def is_probe(row: dict) -> bool:
+    """Whether a row is a probe's, and not of an evaluation with text."""
+    return "metric" not in row or "probe" in row
 
 
 def is_baseline(name: str, spec: str = "") -> bool:
@@ -158,4 +171,39 @@ def print_table(
         majority = any_row.get("majority")
         cells += ["" if majority is None else f"{100 * majority:.1f}", str(any_row["n"])]
         table.add_row(split, task, probe, labels, *cells)
+    console.print(table)
+
+
+def number(row: dict, value: float | None) -> str:
+    """A value as a table shows it: shares in percent, ranks and CIDEr-D as they are."""
+    if value is None:
+        return ""
+    plain = row["metric"].startswith(("MdR", "MnR", "CIDEr"))
+    return f"{value:.2f}" if plain else f"{100 * value:.1f}"
+
+
+def print_text_table(
+    rows: list[dict], console: Console | None = None, specs: Mapping[str, str] | None = None
+) -> None:
+    """Evaluations with text: one line a task, metric and control; a column for each encoder."""
+    console = console or Console()
+    if not console.is_terminal:  # a log has no width of its own
+        console.width = 120
+    encoders = ordered(rows, specs)
+    table = Table(title="Shares in %; MdR, MnR (ranks from 1) and CIDEr-D as they are")
+    for name in ("task", "metric", "control"):
+        table.add_column(name)
+    for name in (*encoders, "chance", "n"):
+        table.add_column(name, justify="right")
+    groups: dict[tuple, dict[str, dict]] = {}
+    for r in rows:
+        groups.setdefault((r["task"], r["metric"], r["control"]), {})[r["encoder"]] = r
+    previous = None
+    for (task, metric, control), found in sorted(groups.items(), key=lambda g: g[0][:1]):
+        if previous not in (None, task):
+            table.add_section()
+        previous = task
+        any_row = next(iter(found.values()))
+        cells = [number(found[e], found[e]["value"]) if e in found else "" for e in encoders]
+        table.add_row(task, metric, control, *cells, number(any_row, any_row["chance"]), str(any_row["n"]))
     console.print(table)

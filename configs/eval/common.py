@@ -10,6 +10,7 @@ from ml_collections.config_dict import placeholder
 
 def get_config() -> ConfigDict:
     c = ConfigDict()
+    c.stage = ""  # what results.jsonl calls the training stage; "" = the name of the run's objective
     c.protocol = "split"  # split: train / validation / test | leave_one_group_out: kNN over one labelled set
 
     c.data = d = ConfigDict()

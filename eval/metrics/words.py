@@ -3,8 +3,8 @@ normalisation of answers."""
 
 import re
 
-# What the COCO evaluation drops after tokenising.
-DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".lower().split())
+# What the COCO evaluation drops after tokenising, where quotes are `` and ''.
+DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".lower().split()) | set('"“”‘')
 _BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-"}
 _TOKEN = re.compile(
     r"\.\.\.|--+"
