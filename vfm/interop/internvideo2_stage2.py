@@ -72,7 +72,7 @@ def vision_spec(config: MappingType[str, Any], names: Any) -> Spec:
 
 
 def bert_rules(depth: int, fusion_layer: int) -> list[Rule]:
-    """Names of the original's BERT for masked language modelling; layers from `fusion_layer` on are our second stack."""
+    """Names of the original's BERT; its layers from `fusion_layer` on are our second stack."""
     embeddings, head = rf"{TEXT}\.bert\.embeddings\.", rf"{TEXT}\.cls\.predictions\."
     rules: list[Rule] = [
         (rf"{embeddings}position_ids", COPY, "same"),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vfm.errors import UserError
 from vfm.ops import dot
-from vfm.ops.attention import attention
+from vfm.ops.attention import attention, attention_weights
 from vfm.ops.patches import Grid, patchify, take
 from vfm.parts import nearest
 
@@ -172,6 +172,7 @@ class Attention(nn.Module):
     qkv_bias: qv (queries and values have one: VideoMAE) | qkv | none.
     qk_norm: normalise queries and keys, each head apart or (qk_norm_over) all heads together, before the split.
     scale: of the logits; 0 = head size ** -0.5.
+    weights: return instead what the first token attends to, averaged over heads [B,N] (needs no `proj`).
     """
 
     heads: int
@@ -183,6 +184,7 @@ class Attention(nn.Module):
     precision: str = "float32"
     proj_bias: bool = True
     qk_norm_over: str = "head"
+    weights: bool = False
 
     @nn.compact
     def __call__(
@@ -203,6 +205,8 @@ class Attention(nn.Module):
             q = Norm(self.norm, self.norm_eps, name="q_norm")(q)
             k = Norm(self.norm, self.norm_eps, name="k_norm")(k)
         q, k, v = (z.reshape(*z.shape[:2], self.heads, -1) for z in (q, k, v))
+        if self.weights:
+            return attention_weights(q[:, :1], k, scale=self.scale or None)[:, 0]
         y = attention(q, k, v, mask=mask, scale=self.scale or None)
         return Dense(width, self.proj_bias, precision=self.precision, name="proj")(
             rearrange(y, "b n h d -> b n (h d)")
