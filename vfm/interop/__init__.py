@@ -4,6 +4,8 @@ A family's module is found by walking this package (and by name, see `verify.FUR
 
 FAMILIES: names that golden files and checkpoints give it.
 TOLERANCE (optional): largest error relative to an output's magnitude; 3e-5 unless given, 1e-5 for single operations.
+NOISY (optional): for single files ("family.variant") and results, a larger error that is allowed because the original's
+    own number, in float32, is that far from the same in float64.
 evaluate(golden) -> {"output/...": array, "grad/...": array}: what our model makes of a `golden.Golden` file's inputs,
     under the file's own names.
 optional(name) (optional): why an output may be left out on this machine, such as a program that is not there, or "".
