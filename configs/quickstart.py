@@ -12,7 +12,7 @@ from configs import common
 
 def get_config() -> ConfigDict:
     c = common.get_config()
-    c.total_steps = 2000
+    c.total_steps = 3000
     c.batch_size = 128
     c.precision = "bfloat16_dots"  # on a CPU 1.6 times as fast as float32
     c.unroll = 0

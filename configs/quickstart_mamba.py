@@ -11,6 +11,7 @@ from configs import common, quickstart
 
 def get_config() -> ConfigDict:
     c = quickstart.get_config()
+    c.total_steps = 2000
     c.model.encoder = ConfigDict(
         common.mamba(
             width=128, depth=4, frames=16, image_size=32, tubelet=2, patch=8, positions="sincos3d", cls_token=False,
