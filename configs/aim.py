@@ -1,9 +1,9 @@
 """Next-patch pretraining on clips (AIM, El-Nouby et al. 2024): `configs/aim.py[:600m|1b|3b|7b]`.
 
-The default is small and trains on the embedded data set, on a laptop. Published sizes read 14 x 14 patches without biases in
-the layers, behind a norm and fixed sinusoids; a random prefix of every clip sees itself whole and is not predicted;
-twelve residual MLPs predict the standardised pixels of the next patch. AIM is an image model: frames follow each
-other in raster order here, one frame is one image.
+The default is small and trains on the embedded data set, on a laptop. Published sizes read 14 x 14 patches without
+biases in the layers, behind a norm and fixed sinusoids; a random prefix of every clip sees itself whole and is not
+predicted; twelve residual MLPs predict the standardised pixels of the next patch. AIM is an image model: here frames
+follow each other in raster order, and one frame is one image.
 """
 
 from ml_collections import ConfigDict
