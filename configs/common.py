@@ -140,6 +140,39 @@ def next_token(**changes) -> dict:
     )
 
 
+def contrast(**changes) -> dict:
+    """The keys of video-text contrast (objective); it needs `model.text` and `data.text.tokenizer`.
+
+    VTM and MLM need a `bert` with a fusion_layer as `model.text`, or one of their own as `model.fusion`.
+    """
+    return (
+        dict(
+            name="contrast",
+            # Weights of contrast, video-text matching and masked language modelling.
+            losses=dict(vtc=1.0, vtm=0.0, mlm=0.0),
+            kind="infonce",  # of contrast: infonce | sigmoid (SigLIP)
+            directions="mean",  # of infonce's two: mean (CLIP) | sum (Frozen in Time, EgoVLP)
+            positives="text_id",  # batch key whose equal values make pairs positives of each other; "" = none
+            loss_chunk=0,  # columns of the similarity matrix that are in memory at a time; 0 = all
+            chunks=1,  # parts of the batch that the towers see one by one, each computed twice (GradCache)
+            # Temperatures, whatever is learned: "log_scale", its inverse's log, or the "temperature" itself.
+            # CLIP: log_scale .07 in [.01, 1]; UMT, InternVideo2: temperature .07 in [.001, .5]; ViCLIP: temperature .01
+            # from .01 up; Frozen in Time: fixed .05; SigLIP: log_scale .1 without bounds. high=0: no upper bound.
+            temperature=dict(kind="log_scale", init=0.07, low=0.01, high=1.0, learned=True),
+            bias=-10.0,  # initial, of the sigmoid loss only
+            pool=dict(name="mean_pool"),  # part; home `vfm.models`: mean_ cls_ attention_ or map_pool
+            dim=512,  # of the shared embedding; 0 = no projections
+            projection_bias=False,
+            mask={},  # part; home `vfm.masking`: tokens that are dropped in training (FLIP); {} = none
+            image_mask={},  # of images; {} = the same
+            mlm_rate=0.5,  # of words that are hidden: InternVideo2 0.5, EgoVLPv2 0.15
+            mask_id=-1,  # that stands for a hidden word; -1 = the tokenizer's
+            special_ids=(),  # never hidden; () = the tokenizer's
+        )
+        | changes
+    )
+
+
 def language_model_rates(mode: str, encoder: float = 1.0) -> tuple:
     """`optim.lr_rules` of next-token prediction: the language model is "frozen", "full" or "lora"."""
     rules = {
@@ -224,6 +257,8 @@ def get_config() -> ConfigDict:
 
     c.model = m = ConfigDict()
     m.encoder = ConfigDict(vit())
+    m.text = ConfigDict()  # text encoder of contrast; home `vfm.models`: text, bert
+    m.fusion = ConfigDict()  # bert of vtm and mlm; empty = the fusion layers of model.text
     m.lm = ConfigDict()  # language model and connector of next-token prediction: lm(), connector()
     m.connector = ConfigDict()
 
@@ -246,7 +281,7 @@ def get_config() -> ConfigDict:
     o.b1, o.b2, o.eps = 0.9, 0.95, 1e-8  # AdamW
     o.weight_decay = 0.05
     o.decay_rules = (  # multiplies weight_decay
-        (r".*(bias|scale|pos|token|registers|gamma|/D|/D_b)$", 0.0),
+        (r".*(bias|scale|temperature|pos|token|registers|gamma|/D|/D_b)$", 0.0),
         (r".*", 1.0),
     )
     o.lr_rules = ((r".*", 1.0),)  # multiplies the learning rate; 0 = frozen

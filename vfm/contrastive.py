@@ -8,6 +8,7 @@ Letters: B pairs of the whole batch, R rows of one device, C columns of one chun
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -85,6 +86,13 @@ def sigmoid(
     return loss, _metrics(of_text, of_video, scale)
 
 
+def batch_axes(rows: int) -> tuple[str, ...]:
+    """The axes of the mesh (of `jax.set_mesh`) that so many rows are split over; none where they do not divide."""
+    mesh = jax.sharding.get_abstract_mesh()
+    axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
+    return () if rows % math.prod(mesh.shape[axis] for axis in axes) else axes
+
+
 class _Rows(NamedTuple):
     """What each row found among all columns; only `total` and `positive` have gradients."""
 
@@ -124,12 +132,8 @@ def _metrics(of_text: _Rows, of_video: _Rows, scale) -> Metrics:
 
 def _compare(kind: str, chunk: int, rows: Array, columns: Array, ids: Array) -> _Rows:
     """`_stream` of all rows, on each device of the mesh (of `jax.set_mesh`) for the rows that lie there."""
-    mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
-    shards = 1
-    for axis in axes:
-        shards *= mesh.shape[axis]
-    if shards == 1 or len(rows) % shards:
+    axes = batch_axes(len(rows))
+    if not axes:
         return _stream(kind, chunk, (), rows, columns, ids, ids)
 
     def local(rows, columns, ids):

@@ -12,11 +12,12 @@ from typing import Any
 from vfm import parts
 from vfm.objectives.captioner import captioner
 from vfm.objectives.coca import coca
+from vfm.objectives.contrast import contrast
 from vfm.objectives.masked import masked
 from vfm.objectives.next_patch import next_patch
 from vfm.objectives.next_token import next_token
 
-__all__ = ["build", "captioner", "coca", "masked", "next_patch", "next_token"]
+__all__ = ["build", "captioner", "coca", "contrast", "masked", "next_patch", "next_token"]
 
 
 def build(config: Any) -> Any:
