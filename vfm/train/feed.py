@@ -77,9 +77,10 @@ class Feed:
         return False
 
     def _to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        rows = len(next(iter(batch.values())))  # of a second medium there are more or fewer
         return {
             name: jax.make_array_from_process_local_data(
-                self._sharding, array, (self._size, *array.shape[1:])
+                self._sharding, array, (len(array) * self._size // rows, *array.shape[1:])
             )
             for name, array in batch.items()
         }

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vfm.errors import UserError
-from vfm.train import checkpoint
+from vfm.train import checkpoint, tokenizer
 from vfm.train.handover import newest, parts_of, take_part
 
 log = logging.getLogger(__name__)
@@ -46,12 +46,15 @@ def initial_state(
                 "parts are taken; set one of them"
             )
         there = newest(config.init.run, "config.init.run")
+        tokenizer.check_same(config, config.init.run, "config.init.run")
         log.info(f"continue from step {there:,} of '{config.init.run}', counting steps from 0")
         state = checkpoint.restore(config.init.run, there, like)
         return state | {"step": jax.device_put(np.zeros((), np.int32), like["step"].sharding)}
     state = new()
     # 3. take parts of the parameters from other runs, the rest is new.
     for part, run in parts.items():
+        if part in tokenizer.PARTS:
+            tokenizer.check_same(config, run, f"config.init.{part}")
         params = take_part(part, run, state["params"], config)
         state["params"] = params
         if "ema" in state:

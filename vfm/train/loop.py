@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 import input_pipeline
-from vfm.train import checkpoint, sharding, summary
+from vfm.train import checkpoint, sharding, summary, teachers, tokenizer
 from vfm.train import config as configs
 from vfm.train.feed import Feed
 from vfm.train.initial import initial_state
@@ -71,8 +71,12 @@ def train(
       UserError: a mistake in config, data or checkpoints.
     """
     configs.check(config, need_data=batches is None)
+    teachers.check(config)
+    config = tokenizer.recorded(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
+    if images := config.data.get("image_batch", 0):
+        sharding.check_batch(images, config.accumulate, mesh, "config.data.image_batch")
     log.info(
         f"{mesh.devices.size} x {mesh.devices.flat[0].device_kind}, {jax.process_count()} process(es), "
         f"mesh {', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())}"
@@ -89,7 +93,8 @@ def train(
         if run.start >= run.total:
             log.info(f"nothing to do: '{workdir}' has come to step {run.start:,} of {run.total:,}")
             return state
-        return _fit(run, program, state, evaluator, preemption)
+        frozen = teachers.load(config, workdir, shapes, program.teachers)
+        return _fit(run, program, state, frozen, evaluator, preemption)
 
 
 def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: Batches | None) -> Run:
@@ -98,6 +103,7 @@ def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: B
     newest = done[-1] if done else None
     start = newest or 0
     if newest is not None:
+        tokenizer.check_same(config, workdir, "--workdir")
         changed = configs.check_same_model(configs.load_config(workdir), config, workdir)
         for key, (was, now) in changed.items():
             log.info(f"note: config.{key} was {was!r} when the run was saved, is {now!r} from here on")
@@ -123,7 +129,9 @@ def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: B
     return Run(config, workdir, mesh, source, feed, newest, start, total, examples, every)
 
 
-def _fit(run: Run, program: Program, state: State, evaluator: Any, preemption: Preemption) -> State:
+def _fit(
+    run: Run, program: Program, state: State, frozen: State, evaluator: Any, preemption: Preemption
+) -> State:
     """The loop itself: step, log, save, evaluate, from `run.start` to the end or to a SIGTERM."""
     config, workdir, feed, every, total = run.config, run.workdir, run.feed, run.every, run.total
     with contextlib.ExitStack() as leave:
@@ -152,7 +160,7 @@ def _fit(run: Run, program: Program, state: State, evaluator: Any, preemption: P
         began, waited = time.perf_counter() - writers.seconds_before, feed.waited
         for step in range(run.start + 1, total + 1):
             batch, ids = next(feed)
-            state, metrics = train_step(state, batch)
+            state, metrics = train_step(state, batch, frozen)
             meter.add(step, ids, metrics)
             progress.step()
             last = preemption.reached(step) or step == total

@@ -1,9 +1,9 @@
 """A run without running it: compile the true step for the shapes that the config implies, and say what it takes."""
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+import input_pipeline
 from vfm.train import config as configs
 from vfm.train import sharding, summary
 from vfm.train.program import Program
@@ -18,12 +18,13 @@ def dry_run(config: ConfigDict) -> str:
     configs.check(config, need_data=False)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)
-    data, size = config.data, config.batch_size
-    batch = dict(
-        video=jax.ShapeDtypeStruct((size, data.frames, data.size, data.size, 3), jnp.uint8),
-        label=jax.ShapeDtypeStruct((size,), jnp.int32),
-        id=jax.ShapeDtypeStruct((size,), jnp.int32),
-    )
+    if images := config.data.get("image_batch", 0):
+        sharding.check_batch(images, config.accumulate, mesh, "config.data.image_batch")
+    size = config.batch_size
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, kind)
+        for name, (shape, kind) in input_pipeline.batch_shapes(config.data, size).items()
+    }
     # The learning rate does not change what is compiled; a nominal epoch stands for the data.
     examples = max(1, config.batch_size)
     with jax.set_mesh(mesh):

@@ -48,13 +48,13 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
     return Mesh(shaped, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh, key: str = "config.batch_size") -> None:
     """Raise a UserError where the mesh does not divide the batch."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (shards * accumulate):
         near = max(1, round(batch_size / (shards * accumulate))) * shards * accumulate
         raise UserError(
-            f"config.batch_size={batch_size} does not divide by mesh data x fsdp = {mesh.shape['data']} x "
+            f"{key}={batch_size} does not divide by mesh data x fsdp = {mesh.shape['data']} x "
             f"{mesh.shape['fsdp']} times config.accumulate={accumulate}; expected a multiple of "
             f"{shards * accumulate}: set it to {near}, or change config.mesh or config.accumulate"
         )
