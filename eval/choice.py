@@ -322,7 +322,7 @@ def _open_answers(
         for question in asked:
             prompt = model.prompt_ids(model.layout.turn.replace("{}", question) if question else None)
             room = max(model.layout.length - len(prompt), 1)
-            mine = options | {"length": min(options["length"], room)}
+            mine = options | {"length": config.captions.length or room}
             shown = None if control == "blind" else np.ascontiguousarray(video[:, 0])
             rows = generate(model, shown, prompt, mine, config.seed)
             rows = np.repeat(rows[:1], len(ids), axis=0) if control == "blind" else rows

@@ -124,6 +124,8 @@ def over_clips(
 ) -> tuple[dict[str, np.ndarray], Int[np.ndarray, " N"]]:
     """`work(control, video, ids)` of every batch under every control, gathered; and the ids of the rows.
 
+    Rows that do not count have the id -1; they are there so that every batch has one shape.
+
     Raises:
       UserError: no clip is readable.
     """
@@ -132,7 +134,8 @@ def over_clips(
     for video, ids, counts in batches(model, clips, config, quiet, title):
         for name in config.controls:
             shown = controls.apply(name, video, ids, config.seed, model.config.data.mean)
-            found[name].append(np.asarray(work(name, shown, ids))[counts])
+            # Rows that fill up a batch carry the id 0, which is some clip's.
+            found[name].append(np.asarray(work(name, shown, np.where(counts, ids, -1)))[counts])
         kept.append(ids[counts])
     if not kept:
         raise UserError(f"'{clips.spec}': no readable clip; check the SPEC and the paths in it")

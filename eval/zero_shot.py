@@ -16,7 +16,8 @@ from eval.model import Model
 from eval.text_clips import Clips, row, standard_error
 from vfm.errors import UserError
 
-_ARTICLE = re.compile(r"\ba\(n\) (\S)")
+_ARTICLE = re.compile(r"\ba\(n\) (\S+)")
+_SOUNDS_LIKE_A_VOWEL = re.compile(r"(?!one|once|uni|us[aei]|eu)[aeiou]")
 
 
 def clean_name(name: str) -> str:
@@ -60,7 +61,11 @@ def prompts(task: str, names: dict[str, list[str]], templates: tuple[str, ...]) 
                 text = template.replace("{}", name).replace(f"{{{task}}}", name)
                 for column, value in zip(others, values, strict=True):
                     text = text.replace(f"{{{column}}}", value)
-                mine.append(_ARTICLE.sub(lambda m: ("an " if m[1] in "aeiou" else "a ") + m[1], text))
+                mine.append(
+                    _ARTICLE.sub(
+                        lambda m: ("an " if _SOUNDS_LIKE_A_VOWEL.match(m[1].lower()) else "a ") + m[1], text
+                    )
+                )
         out.append(list(dict.fromkeys(mine)))
     return out
 
