@@ -1,4 +1,4 @@
-"""Decoding finds what it should: the greedy way, the likeliest way, samples of the nucleus; and ends where it should."""
+"""Decoding finds what it should: the greedy way, the likeliest, samples of the nucleus; and ends where it should."""
 
 import functools
 import itertools
