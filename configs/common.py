@@ -15,8 +15,8 @@ from ml_collections.config_dict import placeholder
 
 # Top-level parts of the parameters of all objectives, each of which can be taken over from another run.
 PARTS = (
-    "encoder", "predictor", "pool", "video_proj", "text", "text_proj", "scale", "fusion", "vtm_head", "connector", "lm",
-    "decoder",
+    "encoder", "predictor", "pool", "heads", "video_proj", "text", "text_proj", "scale", "fusion", "vtm_head",
+    "connector", "lm", "decoder",
 )  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -26,7 +26,7 @@ def vit(**changes) -> dict:
     return (
         dict(
             name="vit",
-            size="s",  # ti s b l h g: width, depth, heads, mlp_dim; any of the four below overrides it
+            size="s",  # ti s b l h g 1b 6b: width, depth, heads, mlp_dim; any of the four below overrides it
             width=0,
             depth=0,
             heads=0,
@@ -35,7 +35,7 @@ def vit(**changes) -> dict:
             image_size=224,  # native height and width in pixels
             tubelet=2,  # frames of one token
             patch=16,  # pixels of one token's side
-            positions="sincos1d",  # sincos1d (flat index, VideoMAE) | sincos3d | learned | learned_separable
+            positions="sincos1d",  # sincos1d (VideoMAE) sincos3d learned learned_from_sincos learned_separable
             cls_token=False,
             registers=0,  # extra learned tokens, dropped at the output
             norm="layernorm",  # layernorm | rmsnorm
@@ -48,6 +48,12 @@ def vit(**changes) -> dict:
             attends="all",  # what a token sees: all | causal (those before it) | prefix (AIM; all outside training)
             block_bias=True,  # biases of output projections and MLPs
             embed_norm=False,  # a norm between patch embedding and positions
+            pre_norm=False,  # a norm of all tokens in front of the first layer (CLIP)
+            patch_bias=True,
+            cls_position=False,  # the class token has a position code, the first row of a learned table
+            image_positions="interpolate",  # of one-frame clips under learned positions: interpolate | mean | own
+            qk_norm_over="head",  # head: each apart | all: heads together (InternVideo2)
+            activation="gelu",  # gelu | gelu_tanh | quick_gelu | silu | relu
         )
         | changes
     )
@@ -173,6 +179,63 @@ def contrast(**changes) -> dict:
     )
 
 
+def teacher(**changes) -> dict:
+    """The keys of one frozen teacher in `teachers` (vfm/objectives/teachers.py)."""
+    return (
+        dict(
+            run=placeholder(str),  # folder of the run that it was trained in; "" = untrained
+            encoder=vit(),  # part; home `vfm.models`
+            pool={},  # part: where targets or masks ask for its pooled vector or what that attends to; {} = none
+            proj=0,  # width of its projection `video_proj` (CLIP's shared space); 0 = none
+            proj_bias=False,
+            per_frame=False,  # an image model: sees each frame by itself
+            every=1,  # sees every so many-th frame of the batch's clips
+            size=0,  # height and width that it sees, resized; 0 = as they are
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        )
+        | changes
+    )
+
+
+def distill(**changes) -> dict:
+    """The keys of distillation from `teachers` (objective)."""
+    return (
+        dict(
+            name="distill",
+            mask=dict(
+                name="teacher_attention", teacher="clip", ratio=0.8, per="frame"
+            ),  # part; home vfm.masking
+            every=1,  # the student sees every so many-th frame of the batch's clips
+            pool={},  # part; home `vfm.models`: where pooled vectors are aligned
+            heads={},  # what is aligned, by name: layer_head(), pooled_head()
+        )
+        | changes
+    )
+
+
+def layer_head(
+    teacher: str, layers: int, *, predictor=(), interval: float = 1.0, weight: float = 1.0, **target
+) -> dict:
+    """A head of distillation that aligns the last `layers` of student and teacher, token by token."""
+    return dict(
+        weight=weight,
+        interval=interval,  # of the student's layers; the teacher's is the target's
+        predictor=dict(name="align", positions="learned_from_sincos", head="linear") | dict(predictor),
+        target=dict(
+            name="teacher_features", teacher=teacher, layers=layers, interval=1.0, norm="all", project=False
+        )
+        | dict(unit=True, cls=False)
+        | target,
+        loss=dict(name="cosine"),
+    )
+
+
+def pooled_head(teacher: str, weight: float = 1.0) -> dict:
+    """A head of distillation that aligns the pooled vectors."""
+    return dict(weight=weight, target=dict(name="teacher_pooled", teacher=teacher), loss=dict(name="cosine"))
+
+
 def language_model_rates(mode: str, encoder: float = 1.0) -> tuple:
     """`optim.lr_rules` of next-token prediction: the language model is "frozen", "full" or "lora"."""
     rules = {
@@ -261,6 +324,8 @@ def get_config() -> ConfigDict:
     m.fusion = ConfigDict()  # bert of vtm and mlm; empty = the fusion layers of model.text
     m.lm = ConfigDict()  # language model and connector of next-token prediction: lm(), connector()
     m.connector = ConfigDict()
+
+    c.teachers = ConfigDict()  # frozen teachers, by name: teacher()
 
     c.objective = o = ConfigDict()
     o.name = "masked"  # part; home `vfm.objectives`

@@ -100,6 +100,34 @@ def running_cell(ratio: float = 0.9, skip_ratio: float = 0.5) -> Mask:
     return draw
 
 
+class teacher_attention:  # noqa: N801 - parts are named as configs write them
+    """Tokens drawn without replacement by how much a frozen teacher attends to them (Unmasked Teacher).
+
+    teacher: its name in `config.teachers`.
+    per: "frame" = equally many of each frame, n - int(ratio n) of its n tokens; "clip" = of the whole clip.
+    """
+
+    def __init__(self, teacher: str = "clip", ratio: float = 0.8, per: str = "frame"):
+        if per not in ("frame", "clip"):
+            raise UserError(f"mask.per='{per}': expected 'frame' or 'clip'")
+        self.teacher, self.ratio, self.per = teacher, ratio, per
+
+    def __call__(self, rng: PRNGKeyArray, grid: Grid, importance: Float[Array, "N"]) -> Drawn:
+        groups = grid[0] if self.per == "frame" else 1
+        cells = grid[0] * grid[1] * grid[2] // groups
+        kept = cells - int(self.ratio * cells)
+        _check_ratio(self.ratio, kept, cells, f"of a {self.per}")
+        # The largest of log weight + Gumbel noise are a draw without replacement.
+        weight = jnp.maximum(importance.astype(jnp.float32), jnp.finfo(jnp.float32).tiny)
+        keys = (jnp.log(weight) + jax.random.gumbel(rng, weight.shape)).reshape(groups, cells)
+        order = jnp.argsort(-keys, axis=1).astype(jnp.int32)
+        starts = cells * jnp.arange(groups, dtype=jnp.int32)[:, None]
+        keep, hidden = (
+            (starts + jnp.sort(part, axis=1)).reshape(-1) for part in (order[:, :kept], order[:, kept:])
+        )
+        return _all_hidden(keep, hidden)
+
+
 def sample_keys(rng: PRNGKeyArray, batch: dict[str, Array]) -> PRNGKeyArray:
     """One key for each sample, a function of `rng` and the sample alone, so that it does not depend on the mesh.
 
@@ -109,6 +137,18 @@ def sample_keys(rng: PRNGKeyArray, batch: dict[str, Array]) -> PRNGKeyArray:
     return jax.vmap(jax.random.fold_in)(keys, batch["clip"]) if "clip" in batch else keys
 
 
-def draw_batch(mask: Mask, rng: PRNGKeyArray, batch: dict[str, Array], grid: Grid) -> Drawn:
-    """Draw `mask` for every sample of the batch; fields get a leading batch axis."""
-    return jax.vmap(lambda key: mask(key, grid))(sample_keys(rng, batch))
+def draw_batch(
+    mask: Mask,
+    rng: PRNGKeyArray,
+    batch: dict[str, Array],
+    grid: Grid,
+    importance: Float[Array, "B N"] | None = None,
+) -> Drawn:
+    """Draw `mask` for every sample of the batch; fields get a leading batch axis.
+
+    importance: weights of tokens, for masks that follow them.
+    """
+    keys = sample_keys(rng, batch)
+    if importance is None:
+        return jax.vmap(lambda key: mask(key, grid))(keys)
+    return jax.vmap(lambda key, weights: mask(key, grid, weights))(keys, importance)

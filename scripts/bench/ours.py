@@ -71,7 +71,7 @@ def build(settings: dict):
     def run(steps: int) -> float:
         nonlocal state
         for _ in range(steps):
-            state, metrics = step(state, batch)
+            state, metrics = step(state, batch, {})
         jax.block_until_ready(state)
         total, weight = metrics["loss"]
         return float(total / weight)

@@ -15,7 +15,8 @@ def program(toy, batch, **changes):
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
         made = Program(config, mesh, batch, 6, None, toy.objective)
-        return made.new(), made.compile()
+        step = made.compile()
+        return made.new(), lambda state, batch: step(state, batch, {})
 
 
 def first(toy, broken=()):

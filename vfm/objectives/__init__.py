@@ -4,20 +4,35 @@ An objective is pure and has
   init(rng, batch) -> (params, extra)        batch: arrays or their shapes
   loss(params, extra, batch, rng, step, teacher) -> (scalar, (metrics, extra))
   after_update(params) -> params             optional: clamps and normalisations after an optimiser step
+  settle(params, extra, teacher) -> params   optional: parameters that follow from others than gradients (averages)
 where metrics are (sum, weight) pairs and `extra` holds what is neither learned nor constant.
 """
 
 from typing import Any
 
 from vfm import parts
+from vfm.objectives.autoencoder import autoencoder
 from vfm.objectives.captioner import captioner
 from vfm.objectives.coca import coca
 from vfm.objectives.contrast import contrast
+from vfm.objectives.distill import distill
 from vfm.objectives.masked import masked
+from vfm.objectives.next_code import next_code
 from vfm.objectives.next_patch import next_patch
 from vfm.objectives.next_token import next_token
 
-__all__ = ["build", "captioner", "coca", "contrast", "masked", "next_patch", "next_token"]
+__all__ = [
+    "autoencoder",
+    "build",
+    "captioner",
+    "coca",
+    "contrast",
+    "distill",
+    "masked",
+    "next_code",
+    "next_patch",
+    "next_token",
+]
 
 
 def build(config: Any) -> Any:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from vfm import models, parts
 from vfm.masking import Drawn, draw_batch
+from vfm.objectives import teachers
 from vfm.ops.patches import patchify, take, unpatchify
 from vfm.targets import unit_pixels
 
@@ -30,9 +31,10 @@ class masked:  # noqa: N801 - parts are named as configs write them
         self.encoder = models.build(config.model.encoder, **run_time)
         self.mask = parts.build(config.objective.mask, "vfm.masking")
         self.target = parts.build(config.objective.target, "vfm.targets")
+        self.teachers = teachers.build(config)
         self.token_loss = parts.build(config.objective.loss, "vfm.losses")
         self.predictor = models.build(
-            config.objective.predictor, out_dim=self.target.dim(self.encoder), **run_time
+            config.objective.predictor, out_dim=self.target.dim(self.encoder, self.teachers), **run_time
         )
 
     def init(self, rng: PRNGKeyArray, batch: dict[str, Any]) -> tuple[dict, dict]:
@@ -53,7 +55,8 @@ class masked:  # noqa: N801 - parts are named as configs write them
         # Micro-batches share `rng`; their first sample tells them apart, on any mesh.
         dropout_rng = jax.random.fold_in(dropout_rng, batch["id"][0])
         prediction, drawn = self._predict(params, batch, mask_rng, dropout_rng)
-        target = self.target(batch, drawn.predict, self.encoder, teacher)
+        looks = teachers.look(self.teachers, teacher, batch)
+        target = self.target(batch, drawn.predict, self.encoder, looks)
         token_loss = self.token_loss(prediction.astype(jnp.float32), target)
         total, weight = (token_loss * drawn.weight).sum(), drawn.weight.sum()
         return total / weight, ({"loss": (total, weight)}, extra)

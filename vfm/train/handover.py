@@ -59,7 +59,7 @@ def take_part(part: str, run: str, params: dict, config: ConfigDict) -> dict:
     source, target = (rules.flatten({part: tree[part]}) for tree in (stored, params))
     if part == "encoder":
         there = configs.load_config(run)
-        _check_same_encoder(key, there.model.encoder, config.model.encoder)
+        check_same_encoder(key, there.model.encoder, config.model.encoder)
         source = _resampled(source, target, there.model.encoder, config.model.encoder)
     loaded = [path for path in target if path in source]
     for path in loaded:
@@ -93,7 +93,7 @@ def _report(key: str, part: str, run: str, step: int, target: dict, source: dict
         )
 
 
-def _check_same_encoder(key: str, there: ConfigDict, here: ConfigDict) -> None:
+def check_same_encoder(key: str, there: ConfigDict, here: ConfigDict) -> None:
     """Equal shapes are not yet an equal encoder: heads, positions and norms have none."""
     changed = configs.differences(there, here)
     free = (*FREE, *NATIVE) if str(here.get("positions", "")).startswith("learned") else FREE

@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vfm import objectives
-from vfm.train import flops, optim, schedules, sharding
+from vfm.train import flops, optim, schedules, sharding, teachers
 from vfm.train.step import State, init_state, make_step
 
 
@@ -20,6 +20,7 @@ class Program:
       schedule: step -> learning rate.
       new: makes the state before the first step, placed on the mesh.
       like: shapes and shardings of the state.
+      teachers: shapes and shardings of the frozen teachers' parameters, by name.
       flops: model FLOPs of one step on the whole mesh.
     """
 
@@ -42,12 +43,20 @@ class Program:
             return init_state(self.objective, optimizer, rng, batch, config.ema > 0)
 
         shapes = jax.eval_shape(new, rng)
-        places = sharding.state_shardings(config.sharding_rules, shapes, mesh)
+        # Teachers lie on the mesh by the same rules, under "teachers/NAME/...".
+        frozen = teachers.shapes(config, batch)
+        everything = shapes | {"params": shapes["params"] | {"teachers": frozen}}
+        places = sharding.state_shardings(config.sharding_rules, everything, mesh)
+        frozen_places = places["params"].pop("teachers")
         rows = sharding.batch_sharding(mesh)
         self.new: Callable[[], State] = lambda: jax.jit(new, out_shardings=places)(rng)
-        self.like = jax.tree.map(
-            lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
-        )
+
+        def placed(shapes, places):
+            return jax.tree.map(
+                lambda s, p: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=p), shapes, places
+            )
+
+        self.like, self.teachers = placed(shapes, places), placed(frozen, frozen_places)
         self._batch = {k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in batch.items()}
 
         def step_of(objective):
@@ -63,16 +72,16 @@ class Program:
         self._traced = jax.jit(
             step_of(self.objective),
             donate_argnums=0,
-            in_shardings=(places, rows),
+            in_shardings=(places, rows, frozen_places),
             out_shardings=(places, NamedSharding(mesh, PartitionSpec())),
-        ).trace(self.like, self._batch)
+        ).trace(self.like, self._batch, self.teachers)
         counted = self._traced.jaxpr
         if config.remat != "none" and objective is None:
             # What is computed a second time to save memory is no work of the model.
             plain = ConfigDict(config.to_dict() | {"remat": "none"})
-            counted = jax.make_jaxpr(step_of(objectives.build(plain)))(self.like, self._batch)
+            counted = jax.make_jaxpr(step_of(objectives.build(plain)))(self.like, self._batch, self.teachers)
         self.flops = flops.count(counted)
 
-    def compile(self) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict]]:
-        """(state, batch) -> (state, metrics), with the state donated."""
+    def compile(self) -> Callable[[State, dict[str, jax.Array], dict[str, Any]], tuple[State, dict]]:
+        """(state, batch, teachers) -> (state, metrics), with the state donated."""
         return self._traced.lower().compile()

@@ -1,4 +1,4 @@
-"""The training step: a pure function (state, batch) -> (state, metrics), and the state that it starts from.
+"""The training step: a pure function (state, batch, teachers) -> (state, metrics), and the state that it starts from.
 
 State = {step, params, extra, opt} and, where an average of the parameters is kept, {ema}: nested dicts of plain
 arrays. `step` counts batches that were used; it alone decides the randomness and the place in the data.
@@ -32,17 +32,17 @@ def init_state(objective: Any, optimizer: Optimizer, rng: PRNGKeyArray, batch: B
 
 def make_step(
     objective: Any, optimizer: Optimizer, *, seed: int, accumulate: int, ema: float, mesh: jax.sharding.Mesh
-) -> Callable[[State, Batch], tuple[State, Pairs]]:
-    """The step, to be compiled with its state donated.
+) -> Callable[[State, Batch, dict[str, Any]], tuple[State, Pairs]]:
+    """The step, to be compiled with its state donated; `teachers` are frozen parameter trees by name.
 
     An update whose loss or gradient is not finite is left out whole: parameters, optimiser, average and extra
     state stay as they are, only the step counts. Metrics are (sum, weight) pairs; "skipped" is (1, 1) then.
     """
 
-    def train_step(state: State, batch: Batch) -> tuple[State, Pairs]:
+    def train_step(state: State, batch: Batch, teachers: dict[str, Any]) -> tuple[State, Pairs]:
         step, params = state["step"], state["params"]
         rng = jax.random.fold_in(jax.random.key(seed), step)
-        teacher = {"ema": state["ema"]} if ema else {}
+        teacher = teachers | ({"ema": state["ema"]} if ema else {})
         learning, frozen = optimizer.split(params)
 
         def loss_of(learning, extra, micro_batch):
@@ -58,9 +58,12 @@ def make_step(
         params = merge(params, learning)
         if hasattr(objective, "after_update"):
             params = objective.after_update(params)
+        settle = getattr(objective, "settle", lambda params, extra, teacher: params)
+        params = settle(params, extra, teacher)
         new = dict(params=params, extra=extra, opt=opt)
         if ema:
-            new["ema"] = jax.tree.map(lambda old, now: old + (1 - ema) * (now - old), state["ema"], params)
+            average = jax.tree.map(lambda old, now: old + (1 - ema) * (now - old), state["ema"], params)
+            new["ema"] = settle(average, extra, teacher)
         ok = jnp.isfinite(metrics["loss"][0]) & jnp.isfinite(norm)
         new = {
             part: jax.tree.map(lambda now, old: jnp.where(ok, now, old), tree, state[part])
