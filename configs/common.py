@@ -146,6 +146,58 @@ def next_token(**changes) -> dict:
     )
 
 
+def text(**changes) -> dict:
+    """The keys of a two-tower model's text encoder (part; home `vfm.models`). As published:
+
+    CLIP: `text(size="clip_b", activation="quick_gelu")`; SigLIP: `text(size="b", length=64, causal=False,
+    sees_padding=True, pooling="last", activation="gelu_tanh", norm_eps=1e-6)`.
+    """
+    return (
+        dict(
+            name="text",
+            size="b",  # ti s clip_b b l so400m: width, depth, heads, mlp_dim; any of the four below overrides it
+            vocab_size=0,  # 0 = the tokenizer's
+            length=77,  # the most tokens of a text
+            width=0,
+            depth=0,
+            heads=0,
+            mlp_dim=0,
+            causal=True,  # a token sees itself and those before it
+            sees_padding=False,  # padding is attended to and pooled like any token (SigLIP, with data.text.sticky)
+            pooling="eot",  # eot (last token of the text: CLIP) | last (position: SigLIP) | cls | mean | map
+            positions="learned",  # learned | sincos1d | none
+            embed_scale=1.0,  # of word vectors, in front of positions
+            activation="gelu",  # gelu | gelu_tanh (SigLIP) | quick_gelu (OpenAI's CLIP) | silu | relu
+            norm_eps=1e-5,
+            drop_path=0.0,  # rate of the last layer, rising linearly from 0
+        )
+        | changes
+    )
+
+
+def bert(**changes) -> dict:
+    """The keys of a BERT, which fuses texts with videos from `fusion_layer` on (part; home `vfm.models`)."""
+    return (
+        dict(
+            name="bert",
+            size="b",  # ti mini s b l: width, depth, heads, mlp_dim; any of the four below overrides it
+            vocab_size=0,  # 0 = the tokenizer's
+            length=512,  # the most tokens of a text
+            width=0,
+            depth=0,
+            heads=0,
+            mlp_dim=0,
+            fusion_layer=-1,  # first layer with cross-attention (UMT: 9 of b, 19 of l); -1 = none, 0 = all
+            token_types=2,  # segments that tokens may belong to; 0 = none
+            pooler=False,  # a dense layer and tanh behind the first token, where texts are pooled
+            activation="gelu",
+            norm_eps=1e-12,
+            dropout=0.0,  # of embeddings and of what each layer adds (published: 0.1)
+        )
+        | changes
+    )
+
+
 def contrast(**changes) -> dict:
     """The keys of video-text contrast (objective); it needs `model.text` and `data.text.tokenizer`.
 

@@ -69,9 +69,9 @@ def mapping(shapes: MappingType[str, Shape], lm: bool) -> Mapping:
     rules: list[Rule] = [
         (rf"{prefix}embeddings\.position_ids", None, "same"),
         (rf"{prefix}embeddings\.word_embeddings\.weight", "words/embedding", "same"),
-        (rf"{prefix}embeddings\.position_embeddings\.weight", "embed/pos", "same"),
-        (rf"{prefix}embeddings\.token_type_embeddings\.weight", "embed/types", "same"),
-        *_norm_rules(rf"{prefix}embeddings", "embed/norm"),
+        (rf"{prefix}embeddings\.position_embeddings\.weight", "positions/pos", "same"),
+        (rf"{prefix}embeddings\.token_type_embeddings\.weight", "positions/types", "same"),
+        *_norm_rules(rf"{prefix}embeddings", "positions/norm"),
     ]
     for theirs, path, part in (
         (r"attention\.self\.query", "attn/qkv", "#0/3"),
