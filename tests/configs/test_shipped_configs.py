@@ -16,6 +16,7 @@ SHIPPED = [
     *(f"videomamba:{size}" for size in ("ti", "s", "m")),
     *("aim", "aim:600m"),
     *("cappa", "cappa:b", "coca", "coca:b"),
+    *("video_tokenizer", "video_tokenizer:vq", "video_tokenizer:toto", "toto", "toto:base"),
 ]
 
 
@@ -25,17 +26,30 @@ def load(spec: str) -> ConfigDict:
     return module.get_config(*filter(None, [argument]))
 
 
+def shrink(part: ConfigDict) -> None:
+    """Width 32 and depth 2, also of networks inside; patches of 8 pixels."""
+    for inner in ("tokenizer", "encoder"):
+        if inner in part:
+            shrink(part[inner])
+    small = dict(width=32, depth=2, heads=2, kv_heads=2, mlp_dim=64, image_size=32, patch=8)
+    if part.get("frames", 1) > 1:
+        small |= dict(frames=4, tubelet=2)
+    part.update({key: value for key, value in small.items() if key in part})
+
+
 def toy(config: ConfigDict) -> ConfigDict:
     """The same experiment on 4 frames of 32 x 32 pixels, at a width of 32 and a depth of 2."""
     config.total_epochs, config.total_examples = None, None
     config.total_steps, config.batch_size = 2, 4
     config.optim.warmup, config.log_every, config.checkpoint.every = "1 steps", "1 steps", ""
     config.data.frames, config.data.size = 4, 32
-    for part in filter(None, (config.model.encoder, config.objective.get("predictor"))):
-        part.width, part.depth = 32, 2
-        if "heads" in part:
-            part.heads = 2
-    config.model.encoder.update(dict(frames=4, image_size=32, patch=8, tubelet=2))
+    encoders = [config.model.encoder, *(teacher.encoder for teacher in config.teachers.values())]
+    for encoder in encoders:
+        shrink(encoder)
+    if "predictor" in config.objective:
+        shrink(config.objective.predictor)
+    for name in config.teachers:
+        config.teachers[name].run = ""
     if "decoder" in config.objective:
         config.data.text.tokenizer, config.data.text.length = "bytes", 8
         config.objective.decoder.update(dict(width=32, depth=2, heads=2))

@@ -15,6 +15,7 @@ from vfm import parts
 from vfm.models.alignment import align
 from vfm.models.bert import bert
 from vfm.models.caption_decoder import caption_decoder, query_pool
+from vfm.models.code_lm import code_lm
 from vfm.models.connectors import (
     linear_connector,
     mamba_compressor,
@@ -29,6 +30,7 @@ from vfm.models.lm import lm
 from vfm.models.mamba import mamba
 from vfm.models.poolers import attention_pool, cls_pool, map_pool, mean_pool
 from vfm.models.text import text
+from vfm.models.video_tokenizer import pixel_decoder, video_tokenizer
 from vfm.models.vit import vit
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "build",
     "caption_decoder",
     "cls_pool",
+    "code_lm",
     "decoder",
     "linear_connector",
     "lm",
@@ -49,10 +52,12 @@ __all__ = [
     "mean_pool",
     "mlp_connector",
     "mlp_head",
+    "pixel_decoder",
     "query_pool",
     "qformer",
     "resampler",
     "text",
+    "video_tokenizer",
     "vit",
 ]
 

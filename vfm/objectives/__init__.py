@@ -20,6 +20,7 @@ from vfm.objectives.masked import masked
 from vfm.objectives.next_code import next_code
 from vfm.objectives.next_patch import next_patch
 from vfm.objectives.next_token import next_token
+from vfm.objectives.together import together
 
 __all__ = [
     "autoencoder",
@@ -32,6 +33,7 @@ __all__ = [
     "next_code",
     "next_patch",
     "next_token",
+    "together",
 ]
 
 
