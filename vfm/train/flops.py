@@ -51,6 +51,8 @@ def count(jaxpr: Any) -> float:
             total += eqn.params["length"] * count(eqn.params["jaxpr"])
         elif name == "cond":
             total += max(count(branch) for branch in eqn.params["branches"])
+        elif name == "shard_map":  # its program is that of one shard
+            total += _shards(eqn.params) * sum(count(inner) for inner in _inner(eqn.params))
         elif name == "pallas_call":
             total += math.prod(eqn.params["grid_mapping"].grid) * count(eqn.params["jaxpr"])
         else:
@@ -95,6 +97,13 @@ def _conv(eqn) -> float:
     # Each output value sums over the window and the input channels of its group, which the kernel holds.
     kernel, layout = eqn.invars[1].aval.shape, eqn.params["dimension_numbers"].rhs_spec
     return 2.0 * np.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / kernel[layout[0]]
+
+
+def _shards(params: dict) -> int:
+    """Parts that a shard_map splits its arrays into."""
+    dimensions = [dim for spec in params["in_specs"] + params["out_specs"] for dim in spec if dim]
+    axes = {axis for dim in dimensions for axis in ((dim,) if isinstance(dim, str) else dim)}
+    return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 
 def _inner(params: dict) -> list[Any]:

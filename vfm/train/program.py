@@ -76,9 +76,12 @@ class Program:
             out_shardings=(places, NamedSharding(mesh, PartitionSpec())),
         ).trace(self.like, self._batch, self.teachers)
         counted = self._traced.jaxpr
-        if config.remat != "none" and objective is None:
+        chunks = config.objective.get("chunks", 1)
+        if (config.remat != "none" or chunks > 1) and objective is None:
             # What is computed a second time to save memory is no work of the model.
             plain = ConfigDict(config.to_dict() | {"remat": "none"})
+            if chunks > 1:
+                plain.objective.chunks = 1
             counted = jax.make_jaxpr(step_of(objectives.build(plain)))(self.like, self._batch, self.teachers)
         self.flops = flops.count(counted)
 
