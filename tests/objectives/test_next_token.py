@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from configs import common
 from vfm import objectives, rules
 from vfm.errors import UserError
+from vfm.generation import METHODS, decode
 from vfm.train import optim, sharding
 from vfm.train.step import init_state, make_step
 
@@ -145,46 +146,43 @@ def test_a_blind_likelihood_is_that_of_the_text_alone(attend):
     np.testing.assert_allclose(found, np.where(one["text_loss"], log_p, 0).sum(1), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("encoder", "attend"), [("vit", "prefix"), ("vit", "causal"), ("mamba", "prefix")])
-def test_generation_goes_on_as_the_likelihood_says(encoder, attend):
-    """Greedy words are the likeliest of a whole pass without a cache, and a beam finds no worse ones."""
+@pytest.mark.parametrize(
+    ("encoder", "attend", "methods"),
+    [("vit", "prefix", METHODS), ("vit", "causal", ("greedy",)), ("mamba", "prefix", ("greedy",))],
+)
+def test_a_cache_changes_nothing_in_generation(encoder, attend, methods):
+    """The words are those of whole passes over everything so far, as the loss makes them, by every method."""
     objective, params = made(encoder, attend)
-    one, prompt, length = batch(), np.array([1, 7, 8]), 4
+    video, prompt, length = batch()["video"], np.array([1, 7, 8]), 4
+    options = dict(length=length, eos=5, beams=3, top_p=0.9, rng=jax.random.key(2))
+    words = len(prompt) + length - 1
 
-    def generate(params, video, method):
-        return objective.generate(params, video, prompt, length=length, method=method, eos=WORDS - 1)
-
-    run = jax.jit(generate, static_argnums=2)
-    greedy = np.asarray(run(params, one["video"], "greedy"))
-    text = np.concatenate([np.tile(prompt, (B, 1)), greedy], axis=1).astype(np.int32)
-    answer = np.broadcast_to(np.arange(text.shape[1]) >= len(prompt), text.shape)
-
-    @jit
-    def best(params, text):
-        x = objective.lm.apply({"params": params["lm"]}, text, method="embed")
-        seen = objective.read(params, one["video"])
+    def whole(params, video, method):
+        seen = objective.read(params, video)
         m = seen.shape[1]
-        prefix = (
-            jnp.arange(m + text.shape[1]) < m + len(prompt)
-            if attend == "prefix"
-            else jnp.zeros(m + text.shape[1], bool)
-        )
-        x = jnp.concatenate([seen, x], axis=1)
-        logits, _ = objective.lm.apply(
-            {"params": params["lm"]}, x, None, jnp.broadcast_to(prefix, x.shape[:2])
-        )
-        return logits[:, m + len(prompt) - 1 : -1].argmax(-1)
+        places = jnp.broadcast_to(jnp.arange(m + words), (B * options["beams"], m + words))
 
-    np.testing.assert_array_equal(best(params, text), greedy)
-    if (encoder, attend) == ("vit", "prefix"):
-        beam = np.asarray(run(params, one["video"], "beam"))
-        texts = [text, np.concatenate([text[:, : len(prompt)], beam], axis=1)]
-        likelihood = compiled()[1]
-        one_, other = (
-            likelihood(params, one | dict(text=t, text_mask=np.ones_like(answer), text_loss=answer))
-            for t in texts
-        )
-        assert (np.asarray(other) >= np.asarray(one_) - 1e-4).all()
+        def step(cache, ids):
+            text = cache["text"].at[:, cache["place"]].set(ids)
+            x = objective.lm.apply({"params": params["lm"]}, text, method="embed")
+            x = jnp.concatenate([cache["seen"], x], axis=1)
+            prefix = places[: len(x)] < m + len(prompt) if attend == "prefix" else None
+            logits, _ = objective.lm.apply({"params": params["lm"]}, x, None, prefix)
+            return logits[:, m + cache["place"]], cache | {"text": text, "place": cache["place"] + 1}
+
+        text = jnp.zeros((B, words), jnp.int32).at[:, : len(prompt)].set(prompt)
+        cache = {"text": text, "place": len(prompt) - 1, "seen": seen}
+        first = jnp.full(B, prompt[-1])
+        axes = {"text": 0, "place": -1, "seen": 0}
+        return decode(step, cache, first, method=method, axes=axes, **options)
+
+    def cached(params, video, method):
+        return objective.generate(params, video, prompt, method=method, **options)
+
+    both = jax.jit(lambda *inputs: [[run(*inputs, method) for run in (whole, cached)] for method in methods])
+    for expected, found in both(params, video):
+        np.testing.assert_array_equal(found, expected)
+        assert len(np.unique(found, axis=0)) > 1  # videos make a difference
 
 
 def test_prompts_of_several_lengths_and_blind_ones():
