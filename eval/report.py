@@ -1,6 +1,6 @@
 """The report of a run: one HTML file without any outside reference, to look at rather than to read.
 
-    python -m eval.report RUN_DIR --results DIR/results.jsonl --out report.html
+    python -m eval.report RUN_DIR --results DIR/results.jsonl [--results OTHER ...] --out report.html
 
 It shows what was learned, how the model fills in what it does not see, the probes beside their baseline, the course of
 training, and what anyone needs to repeat it.
@@ -14,8 +14,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from eval import features, pictures, report_parts, report_style
-from eval.report_data import Evaluation, Run, read_evaluation, read_run
+from eval import features, pictures, report_parts, report_style, report_text
+from eval.report_data import Evaluation, Run, read_evaluations, read_run
 from input_pipeline.chunks import EvaluationChunks, Videos
 from input_pipeline.clips import Recipe
 from vfm import objectives
@@ -79,13 +79,17 @@ def _pictures(run: Run, params: dict, evaluation: Evaluation, clips: str) -> str
 
 
 def write_report(
-    run_dir: str | Path, results_file: str | Path, out_html: str | Path, clips: str = ""
+    run_dir: str | Path,
+    results_file: str | Path | list[str | Path],
+    out_html: str | Path,
+    clips: str = "",
 ) -> Path:
     """Write the report of a run.
 
     Args:
       run_dir: the run's folder.
-      results_file: results.jsonl of an evaluation, or the folder that holds it.
+      results_file: results.jsonl of an evaluation, or the folder that holds it; or several of them, that of the probes
+        first.
       out_html: the file to write.
       clips: SPEC of the clips to reconstruct; "" = the evaluation's test clips.
 
@@ -93,9 +97,10 @@ def write_report(
       UserError: the folder is no run, or there are no results.
     """
     run, params = read_run(Path(run_dir))
-    evaluation = read_evaluation(Path(results_file))
+    places = results_file if isinstance(results_file, list) else [results_file]
+    evaluation = read_evaluations([Path(place) for place in places])
     if not evaluation.rows:
-        raise UserError(f"'{results_file}' holds no result; run python -m eval first")
+        raise UserError(f"'{places[0]}' holds no result; run python -m eval first")
     title = run.folder.resolve().name
     kicker = f"{run.config.objective.name} · {run.config.model.encoder.name} · {title}"
     body = [
@@ -103,7 +108,10 @@ def write_report(
         report_parts.headline(evaluation, run),
         report_parts.facts(run, evaluation) + "</header>",
         _pictures(run, params, evaluation, clips),
-        report_parts.probe_table(evaluation),
+        report_text.stages(evaluation),
+        report_text.captions(evaluation),
+        report_text.tables(evaluation),
+        report_parts.probe_table(evaluation) if evaluation.scores or evaluation.diagnostics else "",
         report_parts.details(evaluation),
         report_parts.curves(run),
         report_parts.appendix(run, evaluation),
@@ -117,7 +125,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", help="folder of the training run")
-    parser.add_argument("--results", required=True, help="results.jsonl of python -m eval, or its folder")
+    parser.add_argument(
+        "--results",
+        required=True,
+        action="append",
+        help="results.jsonl of python -m eval, or its folder; may be given several times, that of the probes first",
+    )
     parser.add_argument("--out", default="report.html", help="file to write (default: %(default)s)")
     parser.add_argument("--clips", default="", help="SPEC of clips to reconstruct (default: the test clips)")
     options = parser.parse_args()

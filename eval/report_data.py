@@ -34,6 +34,8 @@ class Evaluation:
     confusions: dict[str, np.ndarray]
     class_names: dict[str, list[str]]
     about: dict = field(default_factory=dict)
+    samples: dict[str, dict] = field(default_factory=dict)  # by encoder: captions, prompts, answers
+    frames: dict[str, np.ndarray] = field(default_factory=dict)  # uint8 [T, h, w, 3] by "ENCODER/ID"
 
     @property
     def specs(self) -> dict[str, str]:
@@ -42,16 +44,21 @@ class Evaluation:
 
     @property
     def encoders(self) -> list[str]:
-        """Names; untrained ones last."""
-        return results.ordered(self.rows, self.specs)
+        """Names of those that were probed (or else of all); untrained ones last."""
+        return results.ordered(self.scores or self.diagnostics or self.rows, self.specs)
 
     def untrained(self, name: str) -> bool:
         return results.is_baseline(name, self.specs.get(name, ""))
 
     @property
     def scores(self) -> list[dict]:
-        """Rows that judge features."""
-        return [r for r in self.rows if r.get("protocol") != results.DIAGNOSTIC]
+        """Rows of probes that judge features."""
+        return [r for r in self.rows if results.is_probe(r) and r.get("protocol") != results.DIAGNOSTIC]
+
+    @property
+    def text(self) -> list[dict]:
+        """Rows of evaluations with text."""
+        return [r for r in self.rows if not results.is_probe(r)]
 
     @property
     def diagnostics(self) -> list[dict]:
@@ -115,4 +122,31 @@ def read_evaluation(place: Path) -> Evaluation:
       UserError: there are none.
     """
     folder = place if place.is_dir() else place.parent
-    return Evaluation(*results.load(place), _json(folder / "evaluation.json"))
+    frames = {}
+    if (folder / "captions.npz").is_file():
+        with np.load(folder / "captions.npz") as saved:
+            frames = {name: saved[name] for name in saved.files}
+    about, samples = _json(folder / "evaluation.json"), _json(folder / "samples.json")
+    return Evaluation(*results.load(place), about, samples, frames)
+
+
+def read_evaluations(places: list[Path]) -> Evaluation:
+    """Several evaluations as one; what only one can say (its config, its clips) is the first's.
+
+    Raises:
+      UserError: one has no results.
+    """
+    whole, *others = [read_evaluation(place) for place in places]
+    for other in others:
+        # An evaluation may have been copied into another's results: a figure is shown once.
+        whole.rows += [r for r in other.rows if r not in whole.rows]
+        whole.confusions |= other.confusions
+        whole.class_names |= other.class_names
+        for name, mine in other.samples.items():
+            whole.samples[name] = whole.samples.get(name, {}) | mine
+        whole.frames |= other.frames
+        whole.about["encoders"] = other.about.get("encoders", {}) | whole.about.get("encoders", {})
+        for key in ("notes", "bad_files"):
+            found = whole.about.get(key, [])
+            whole.about[key] = found + [x for x in other.about.get(key, []) if x not in found]
+    return whole

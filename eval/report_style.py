@@ -89,6 +89,9 @@ white-space:nowrap;overflow:hidden;text-overflow:ellipsis;direction:rtl;text-ali
 .moving figcaption{font-size:13px;font-weight:500;color:var(--soft);margin:5px 0 12px}
 .strip{border-radius:5px}
 @media (prefers-reduced-motion:reduce){.moving{display:none}}
+.said{border-collapse:collapse;width:100%;font-size:14px;line-height:1.35;margin-top:10px}
+.said th,.said td{text-align:left;font-weight:400;padding:2px 12px 2px 0;vertical-align:top}
+.said th{color:var(--soft);white-space:nowrap;width:1%}.said .hit{color:var(--up);font-weight:600}
 details{border-top:1px solid var(--line);padding:12px 0}
 details:last-child{border-bottom:1px solid var(--line)}
 summary{cursor:pointer;font-weight:600}

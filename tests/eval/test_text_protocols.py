@@ -306,7 +306,7 @@ def save_run(folder, config):
 @pytest.fixture(scope="module")
 def contrast_run(clips, tmp_path_factory):
     config = run_config(clips)
-    config.model.text = ConfigDict(common.text(width=16, depth=1, heads=1))
+    config.model.text = ConfigDict(dict(name="text", width=16, depth=1, heads=1, length=28))
     config.objective = ConfigDict(common.contrast(dim=8))
     return save_run(tmp_path_factory.mktemp("runs") / "contrast", config)
 
