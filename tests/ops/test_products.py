@@ -83,3 +83,16 @@ def test_attention_implementations_are_checked():
         attention(q, q, q, impl="flash")
     with pytest.raises(ValueError, match="cudnn.*float32.*use impl 'auto'"):
         attention(q, q, q, impl="cudnn")
+
+
+def test_a_transposed_kernel_learns_too():
+    """As the output layer of a language model that shares its table of word vectors."""
+    x, table = normal(0, 64, 16, 128), normal(1, 128, 128)
+
+    def loss(kernel_of, x, table):
+        return jnp.square(dot.matmul(x, kernel_of(table), "bfloat16_dots")).sum()
+
+    shared = jax.jit(jax.grad(lambda x, table: loss(jnp.transpose, x, table), (0, 1)))(x, table)
+    own = jax.jit(jax.grad(lambda x, kernel: loss(lambda k: k, x, kernel), (0, 1)))(x, table.T)
+    np.testing.assert_allclose(shared[0], own[0], rtol=1e-5)
+    np.testing.assert_allclose(shared[1], own[1].T, rtol=1e-5)

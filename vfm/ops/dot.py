@@ -86,7 +86,9 @@ def _backward(kept, cotangent):
     leading = tuple(range(x.ndim - 1))
     dx = _narrow(cotangent, kernel, ((x.ndim - 1,), (1,)))
     dkernel = _narrow(x, cotangent, (leading, leading))
-    return dx, dkernel
+    # The barrier keeps XLA from folding a transposed kernel's transpose into the product: on CPUs it has no code for
+    # the narrow product that comes of it.
+    return dx, lax.optimization_barrier(dkernel)
 
 
 _bfloat16_operands.defvjp(_forward, _backward)
