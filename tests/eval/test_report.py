@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from eval import charts, pictures, report_parts, results
+from eval import charts, pictures, report_parts, report_text, results
+from eval import text as text_evaluation
 from eval.__main__ import evaluate
 from eval.report import write_report
 from eval.report_data import Evaluation
@@ -77,6 +78,51 @@ def test_groups_are_described_and_not_scored():
     assert "signer</h3>" not in report_parts.headline(found, SimpleNamespace(step=3))
     found.about = {"encoders": {"fresh": {"spec": "OTHER"}, "mine": {"spec": "RUN"}}}
     assert "before training" not in report_parts.headline(found, SimpleNamespace(step=3))
+
+
+def said(encoder, metric, value, control="none", **more):
+    keys = dict(encoder=encoder, stage="contrast", metric=metric, task="digit", value=value, chance=0.1)
+    return keys | dict(control=control, n=40, se=0.02, protocol="zero_shot", split="test") | more
+
+
+def test_evaluations_with_text_have_their_sections(run, tmp_path):
+    video = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3)).astype(np.uint8)
+    rows = [
+        said("stage2", "top-1", 0.75),
+        said("stage2", "top-1", 0.25, "reversed"),
+        said("stage2", "R@1", 0.5, task="text_to_video", protocol="retrieval"),
+        said("stage2", "R@1 (dual softmax, 100)", 0.625, task="text_to_video", protocol="retrieval"),
+        said("stage3", "CIDEr-D", 3.25, task="caption", chance=None, protocol="captions"),
+        said("stage2", "choice accuracy", 0.875, task="captions", protocol="choice"),
+    ]
+    clip = dict(id=3, path="3.mp4", references=["a <nine> grows"])
+    clip["generated"] = {"none": "a <nine> grows", "blind": ""}
+    text_folder, probe_folder = tmp_path / "text", tmp_path / "probes"
+    text_evaluation.save(text_folder, {"stage3": {"shown": [clip], "frames": {3: video}}})
+    results.save(text_folder, rows, {}, {})
+    probes = [small("stage1", 0.5, stage="masked"), small("stage2", 0.75, stage="contrast", chance=0.5)]
+    results.save(probe_folder, probes, {}, {})
+    out = write_report(run, [probe_folder, text_folder], tmp_path / "report.html", clips="gone")
+    page = out.read_text()
+    for shown in (
+        "What each stage gave", "What it recognises by name alone", "Finding clips by text", "Questions with answers",
+        "What it says", "How good its captions are", "dual softmax", "reversed", "75.0", "25.0", "3.25", "87.5",
+        "a &lt;nine&gt; grows", "<i>nothing</i>", "frames of the clip",
+    ):  # fmt: skip
+        assert shown in page, shown
+    assert "<nine>" not in page and "http" not in page
+    # Text alone: no probes, and no empty sections of them.
+    page = write_report(run, text_folder, tmp_path / "report.html", clips="gone").read_text()
+    assert "What it says" in page and "simple probes find" not in page and "What each stage gave" not in page
+
+
+def test_stages_are_compared_in_one_table():
+    rows = [small("a", 0.5, stage="untrained"), small("b", 0.75, stage="masked")]
+    assert report_text.stages(Evaluation(rows, {}, {})) == ""
+    rows.append(small("c", 0.9, stage="contrast"))
+    table = report_text.stages(Evaluation(rows, {}, {}))
+    assert table.index("masked") < table.index("contrast") < table.index("untrained")
+    assert "<b>90.0" in table and "<b>75.0" not in table
 
 
 def test_table_is_ahead_of_the_baseline_whatever_comes_first():
