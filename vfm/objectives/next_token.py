@@ -45,7 +45,7 @@ class next_token:  # noqa: N801 - parts are named as configs write them
                 )
         words, self.eos = dict(config.model.lm), None
         if config.data.text.tokenizer:
-            tokenizer = open_tokenizer(config.data.text.tokenizer)
+            tokenizer = open_tokenizer(config.data.text.tokenizer, config.data.text)
             words["vocab_size"], self.eos = words["vocab_size"] or tokenizer.vocab_size, tokenizer.eos
         if words["vocab_size"] < 1:
             raise UserError(
