@@ -18,6 +18,10 @@ ENCODERS = {
     ),
     "vit_separable": dict(TINY, name="vit", heads=2, positions="learned_separable", qkv_bias="none", final_norm=False),
     "vit_sincos3d": dict(TINY, name="vit", heads=2, positions="sincos3d", cls_token=True),
+    "vit_clip": dict(
+        TINY, name="vit", heads=2, positions="learned", cls_token=True, cls_position=True, pre_norm=True,
+        patch_bias=False, qkv_bias="qkv", activation="quick_gelu",
+    ),
     "mamba": dict(TINY, name="mamba", d_state=4),
     "mamba_fixed": dict(TINY, name="mamba", d_state=4, positions="sincos1d", cls_token=False, divide_out=True),
 }  # fmt: skip
