@@ -110,7 +110,7 @@ def symmetric_multi_similarity(
 
 def quantised(relevancy: Float[Array, "..."], steps: int = 240) -> Float[Array, "..."]:
     """Relevancies in [0, 1] as bytes hold them: rounded down to a multiple of 1 / steps."""
-    return jnp.floor(relevancy * steps) / steps
+    return relevancy * steps // 1 / steps
 
 
 def dual_temperature(
