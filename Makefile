@@ -1,7 +1,7 @@
 # Tools run as `.venv/bin/python -m ...`: pip's console scripts break in folders with spaces in their path.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint format quickstart clean
+.PHONY: help setup test test-all lint format quickstart quickstart-full clean
 
 JOBS ?= 2
 ARGS ?=
@@ -15,6 +15,9 @@ setup: ## Make .venv and install everything into it (the targets below do so the
 
 quickstart: setup ## Pretrain a small video encoder, probe it, write runs/quickstart/report.html
 	.venv/bin/python -m scripts.quickstart $(ARGS)
+
+quickstart-full: setup ## The same in three stages: masked video, then captions, then next words; half an hour
+	.venv/bin/python -m scripts.quickstart --full $(ARGS)
 
 test: setup ## Run the fast tests (a few minutes); ARGS="-k name" picks some, JOBS=8 runs more at once
 	$(PYTEST) -m "not slow" $(ARGS)

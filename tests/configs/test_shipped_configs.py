@@ -12,6 +12,7 @@ from vfm.train import train
 
 SHIPPED = [
     *("quickstart", "quickstart_mamba"),
+    *(f"quickstart_stages:{arg}" for arg in ("stage1", "stage2", "stage3", "stage2,mamba")),
     *(f"videomae:{size}" for size in "sblhg"),
     *(f"videomamba:{size}" for size in ("ti", "s", "m")),
     *("aim", "aim:600m"),
@@ -48,6 +49,10 @@ def toy(config: ConfigDict) -> ConfigDict:
         shrink(encoder)
     if "predictor" in config.objective:
         shrink(config.objective.predictor)
+    for words in (config.model.text, config.model.lm):
+        shrink(words)
+    if config.data.text.tokenizer:
+        config.data.text.tokenizer, config.data.text.length = "bytes", 8
     for name in config.teachers:
         config.teachers[name].run = ""
     if "decoder" in config.objective:
@@ -72,6 +77,7 @@ def batches(start, rows):
                 "id": np.arange(4, dtype=np.int32),
                 "text": rng.integers(4, 260, (4, 8), np.int32),
                 "text_mask": np.arange(8) < np.array([[8], [6], [5], [3]]),
+                "text_loss": (np.arange(8) > 1) & (np.arange(8) < np.array([[8], [6], [5], [3]])),
                 "text_id": np.arange(4, dtype=np.int32),
             }
             yield {name: array[rows] for name, array in batch.items()}

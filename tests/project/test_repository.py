@@ -111,7 +111,7 @@ def test_python_version_file_satisfies_the_project():
 def test_make_without_a_target_lists_all_targets():
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    assert {"setup", "test", "test-all", "lint", "quickstart", "clean"} <= set(rules)
+    assert {"setup", "test", "test-all", "lint", "quickstart", "quickstart-full", "clean"} <= set(rules)
     assert re.findall(r"^  make ([a-z-]+)  +\S", shown, flags=re.MULTILINE) == rules
 
 
