@@ -35,7 +35,7 @@ def define_flags() -> None:
 
 def main() -> None:
     from vfm.errors import UserError
-    from vfm.train import cli, dry_run, processes, progress, train
+    from vfm.train import cli, dry_run, processes, progress, train, virtual_devices
 
     define_flags()
     flag = cli.parse(sys.argv)
@@ -43,6 +43,8 @@ def main() -> None:
         raise UserError("--config is missing: give a config file, such as --config configs/quickstart.py")
     if flag.workdir is None and not flag.dry_run:
         raise UserError("--workdir is missing: give the folder that the run shall be kept in")
+    if flag.dry_run:
+        virtual_devices(flag.config)
     processes.initialize()
     progress.show_logs()
     if flag.dry_run:

@@ -1,5 +1,8 @@
 """A run without running it: compile the true step for the shapes that the config implies, and say what it takes."""
 
+import math
+import os
+
 import jax
 from ml_collections import ConfigDict
 
@@ -30,7 +33,7 @@ def dry_run(config: ConfigDict) -> str:
     with jax.set_mesh(mesh):
         program = Program(config, mesh, batch, configs.total_steps(config, examples), examples)
         compiled = program.compile()
-    params = program.like["params"]
+    params = program.like["params"] | ({"teachers": program.teachers} if program.teachers else {})
     shardings = jax.tree.map(lambda leaf: leaf.sharding, params)
     clips = program.flops / size
     lines = [
@@ -45,3 +48,16 @@ def dry_run(config: ConfigDict) -> str:
         f"memory      {summary.memory(compiled) or 'this backend does not tell'}",
     ]
     return "\n".join(lines)
+
+
+def virtual_devices(config: ConfigDict) -> None:
+    """As many virtual devices as the mesh names, where the CPU is what there is; nothing is ever computed on them.
+
+    Call it before anything uses a device; afterwards it has no effect.
+    """
+    wanted = math.prod(config.mesh.values())
+    if wanted > 1 and "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        try:
+            jax.config.update("jax_num_cpu_devices", wanted)
+        except RuntimeError:
+            return
