@@ -11,7 +11,6 @@ from vfm.interop.verify import verify
 
 FILES = (
     "clip_hf.masked.safetensors",
-    "clip_hf.resized.safetensors",
     "siglip_hf.base.safetensors",
     "siglip2_hf.naflex.safetensors",
     "siglip_bigvision.two_towers_scan.safetensors",

@@ -1,11 +1,13 @@
 """Position tables and their resampling equal the originals'."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from vfm.interop.golden import read
 from vfm.ops import positions
-from vfm.ops.resize import matrix, resize
+from vfm.ops.resize import linear_rows, matrix, resize
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +89,12 @@ def test_resizing_keeps_constants_and_equal_sizes(method):
 def test_an_unknown_method_is_named():
     with pytest.raises(ValueError, match="bicubic.*nearest, linear, cubic"):
         matrix(3, 4, "bicubic")
+
+
+@pytest.mark.parametrize("source, size", [(4, 7), (5, 5), (8, 3), (6, 1)])
+def test_rows_of_a_length_known_late_are_antialiased_linear_resampling(source, size):
+    rows = np.asarray(linear_rows(jnp.arange(size), jnp.full(size, size), source))
+    if size >= source:
+        np.testing.assert_allclose(rows, matrix(source, size, "linear"), atol=1e-6)
+    expected = jax.image.resize(jnp.eye(source), (size, source), "linear")
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
