@@ -8,7 +8,7 @@ ARGS ?=
 PYTEST = JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile
 
 setup: ## Make .venv and install everything into it (the targets below do so themselves)
 	@bash scripts/setup.sh

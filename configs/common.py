@@ -1,5 +1,6 @@
 """Every configuration key, its default and one line of meaning.
 
+The keys of networks and objectives are in parts.py and objectives.py, and reachable from here.
 An experiment is a file beside this one whose `get_config(arg)` takes these defaults and changes some.
 Keys are locked: a key that is not here is an error that names the nearest one.
 
@@ -13,289 +14,30 @@ and the keyword arguments that it takes.
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from configs.objectives import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    contrast,
+    distill,
+    language_model_rates,
+    layer_head,
+    next_token,
+    pooled_head,
+    teacher,
+)
+from configs.parts import bert, connector, lm, mamba, text, vit
+
+__all__ = [
+    "IMAGENET_MEAN", "IMAGENET_STD", "PARTS", "bert", "connector", "contrast", "digits", "distill",
+    "get_config", "language_model_rates", "layer_head", "lm", "mamba", "next_token", "pooled_head",
+    "teacher", "text", "vit",
+]  # fmt: skip
+
 # Top-level parts of the parameters of all objectives, each of which can be taken over from another run.
 PARTS = (
     "encoder", "predictor", "pool", "heads", "video_proj", "text", "text_proj", "scale", "fusion", "vtm_head",
     "connector", "lm", "decoder",
 )  # fmt: skip
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def vit(**changes) -> dict:
-    """The ViT encoder's keys (part; home `vfm.models`)."""
-    return (
-        dict(
-            name="vit",
-            size="s",  # ti s b l h g 1b 6b: width, depth, heads, mlp_dim; any of the four below overrides it
-            width=0,
-            depth=0,
-            heads=0,
-            mlp_dim=0,
-            frames=16,  # native clip that position tables are made for; other clips interpolate them
-            image_size=224,  # native height and width in pixels
-            tubelet=2,  # frames of one token
-            patch=16,  # pixels of one token's side
-            positions="sincos1d",  # sincos1d (VideoMAE) sincos3d learned learned_from_sincos learned_separable
-            cls_token=False,
-            registers=0,  # extra learned tokens, dropped at the output
-            norm="layernorm",  # layernorm | rmsnorm
-            norm_eps=1e-6,
-            qkv_bias="qv",  # qv (VideoMAE: keys have none) | qkv | none
-            qk_norm=False,
-            layer_scale=0.0,  # initial value; 0 = no LayerScale
-            drop_path=0.0,  # rate of the last layer, rising linearly from 0
-            final_norm=True,
-            attends="all",  # what a token sees: all | causal (those before it) | prefix (AIM; all outside training)
-            block_bias=True,  # biases of output projections and MLPs
-            embed_norm=False,  # a norm between patch embedding and positions
-            pre_norm=False,  # a norm of all tokens in front of the first layer (CLIP)
-            patch_bias=True,
-            cls_position=False,  # the class token has a position code, the first row of a learned table
-            image_positions="interpolate",  # of one-frame clips under learned positions: interpolate | mean | own
-            qk_norm_over="head",  # head: each apart | all: heads together (InternVideo2)
-            activation="gelu",  # gelu | gelu_tanh | quick_gelu | silu | relu
-        )
-        | changes
-    )
-
-
-def mamba(**changes) -> dict:
-    """The VideoMamba encoder's keys (part; home `vfm.models`)."""
-    return (
-        dict(
-            name="mamba",
-            size="s",  # ti s m: width, depth; either of the two below overrides it
-            width=0,
-            depth=0,
-            frames=8,
-            image_size=224,
-            tubelet=1,
-            patch=16,
-            positions="learned_separable",  # as VideoMamba: space (with a place for cls) + time
-            cls_token=True,
-            norm="rmsnorm",  # rmsnorm | layernorm
-            norm_eps=1e-5,
-            d_state=16,
-            d_conv=4,
-            expand=2,
-            bidirectional=True,
-            divide_out=False,  # halve the sum of the two directions (Vim); VideoMamba does not
-            drop_path=0.0,
-            final_norm=True,
-            init="videomamba",  # videomamba (as its code executes) | mamba (dt initialised as Mamba's paper)
-        )
-        | changes
-    )
-
-
-def lm(**changes) -> dict:
-    """The language model's keys (part; home `vfm.models`)."""
-    return (
-        dict(
-            name="lm",
-            # width, depth, heads, kv_heads, mlp_dim; any of the six below overrides it:
-            size="ti",  # ti s b qwen2_0.5b tinyllama_1.1b qwen2_1.5b llama2_7b qwen2_7b llama3_8b
-            width=0,
-            depth=0,
-            heads=0,
-            kv_heads=0,  # heads of keys and values, fewer than of queries
-            head_dim=0,
-            mlp_dim=0,
-            vocab_size=0,  # 0 = the tokenizer's
-            rope_theta=10_000.0,
-            norm_eps=1e-6,
-            qkv_bias=False,  # Qwen2 has them
-            tied=True,  # the output layer is the table of word vectors
-            activation="silu",
-            lora_rank=0,  # of adapters in every dense layer; 0 = none
-            lora_alpha=32.0,  # adapters are multiplied by lora_alpha / lora_rank
-        )
-        | changes
-    )
-
-
-def connector(**changes) -> dict:
-    """The keys of the connector from encoder to language model (part; home `vfm.models`).
-
-    linear_connector, qformer, resampler and mamba_compressor take others, which vfm/models/connectors.py explains.
-    """
-    if changes.get("name", "mlp_connector") != "mlp_connector":
-        return changes
-    return (
-        dict(
-            name="mlp_connector",
-            layers=2,
-            pool=(1, 2, 2),  # by how much time, height and width shrink, after the MLP
-            pooling="mean",  # mean | bilinear
-            newline="none",  # none | row | frame: a learned token at the end of each
-        )
-        | changes
-    )
-
-
-def next_token(**changes) -> dict:
-    """The keys of next-token prediction (objective); it needs `model.lm` and `model.connector`."""
-    return (
-        dict(
-            name="next_token",
-            attend="prefix",  # prefix: video and prompt in both directions | causal
-            chunk=0,  # text positions whose logits exist at a time; 0 = all
-            smoothing=0.0,  # of the labels
-        )
-        | changes
-    )
-
-
-def text(**changes) -> dict:
-    """The keys of a two-tower model's text encoder (part; home `vfm.models`). As published:
-
-    CLIP: `text(size="clip_b", activation="quick_gelu")`; SigLIP: `text(size="b", length=64, causal=False,
-    sees_padding=True, pooling="last", activation="gelu_tanh", norm_eps=1e-6)`.
-    """
-    return (
-        dict(
-            name="text",
-            size="b",  # ti s clip_b b l so400m: width, depth, heads, mlp_dim; any of the four below overrides it
-            vocab_size=0,  # 0 = the tokenizer's
-            length=77,  # the most tokens of a text
-            width=0,
-            depth=0,
-            heads=0,
-            mlp_dim=0,
-            causal=True,  # a token sees itself and those before it
-            sees_padding=False,  # padding is attended to and pooled like any token (SigLIP, with data.text.sticky)
-            pooling="eot",  # eot (last token of the text: CLIP) | last (position: SigLIP) | cls | mean | map
-            positions="learned",  # learned | sincos1d | none
-            embed_scale=1.0,  # of word vectors, in front of positions
-            activation="gelu",  # gelu | gelu_tanh (SigLIP) | quick_gelu (OpenAI's CLIP) | silu | relu
-            norm_eps=1e-5,
-            drop_path=0.0,  # rate of the last layer, rising linearly from 0
-        )
-        | changes
-    )
-
-
-def bert(**changes) -> dict:
-    """The keys of a BERT, which fuses texts with videos from `fusion_layer` on (part; home `vfm.models`)."""
-    return (
-        dict(
-            name="bert",
-            size="b",  # ti mini s b l: width, depth, heads, mlp_dim; any of the four below overrides it
-            vocab_size=0,  # 0 = the tokenizer's
-            length=512,  # the most tokens of a text
-            width=0,
-            depth=0,
-            heads=0,
-            mlp_dim=0,
-            fusion_layer=-1,  # first layer with cross-attention (UMT: 9 of b, 19 of l); -1 = none, 0 = all
-            token_types=2,  # segments that tokens may belong to; 0 = none
-            pooler=False,  # a dense layer and tanh behind the first token, where texts are pooled
-            activation="gelu",
-            norm_eps=1e-12,
-            dropout=0.0,  # of embeddings and of what each layer adds (published: 0.1)
-        )
-        | changes
-    )
-
-
-def contrast(**changes) -> dict:
-    """The keys of video-text contrast (objective); it needs `model.text` and `data.text.tokenizer`.
-
-    VTM and MLM need a `bert` with a fusion_layer as `model.text`, or one of their own as `model.fusion`.
-    """
-    return (
-        dict(
-            name="contrast",
-            # Weights of contrast, video-text matching and masked language modelling.
-            losses=dict(vtc=1.0, vtm=0.0, mlm=0.0),
-            kind="infonce",  # of contrast: infonce | sigmoid (SigLIP)
-            directions="mean",  # of infonce's two: mean (CLIP) | sum (Frozen in Time, EgoVLP)
-            positives="text_id",  # batch key whose equal values make pairs positives of each other; "" = none
-            loss_chunk=0,  # columns of the similarity matrix that are in memory at a time; 0 = all
-            chunks=1,  # parts of the batch that the towers see one by one, each computed twice (GradCache)
-            # Temperatures, whatever is learned: "log_scale", its inverse's log, or the "temperature" itself.
-            # CLIP: log_scale .07 in [.01, 1]; UMT, InternVideo2: temperature .07 in [.001, .5]; ViCLIP: temperature .01
-            # from .01 up; Frozen in Time: fixed .05; SigLIP: log_scale .1 without bounds. high=0: no upper bound.
-            temperature=dict(kind="log_scale", init=0.07, low=0.01, high=1.0, learned=True),
-            bias=-10.0,  # initial, of the sigmoid loss only
-            pool=dict(name="mean_pool"),  # part; home `vfm.models`: mean_ cls_ attention_ or map_pool
-            dim=512,  # of the shared embedding; 0 = no projections
-            projection_bias=False,
-            mask={},  # part; home `vfm.masking`: tokens that are dropped in training (FLIP); {} = none
-            image_mask={},  # of images; {} = the same
-            mlm_rate=0.5,  # of words that are hidden: InternVideo2 0.5, EgoVLPv2 0.15
-            mask_id=-1,  # that stands for a hidden word; -1 = the tokenizer's
-            special_ids=(),  # never hidden; () = the tokenizer's
-        )
-        | changes
-    )
-
-
-def teacher(**changes) -> dict:
-    """The keys of one frozen teacher in `teachers` (vfm/objectives/teachers.py)."""
-    return (
-        dict(
-            run=placeholder(str),  # folder of the run that it was trained in; "" = untrained
-            encoder=vit(),  # part; home `vfm.models`
-            pool={},  # part: where targets or masks ask for its pooled vector or what that attends to; {} = none
-            proj=0,  # width of its projection `video_proj` (CLIP's shared space); 0 = none
-            proj_bias=False,
-            per_frame=False,  # an image model: sees each frame by itself
-            every=1,  # sees every so many-th frame of the batch's clips
-            size=0,  # height and width that it sees, resized; 0 = as they are
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-        )
-        | changes
-    )
-
-
-def distill(**changes) -> dict:
-    """The keys of distillation from `teachers` (objective)."""
-    return (
-        dict(
-            name="distill",
-            mask=dict(
-                name="teacher_attention", teacher="clip", ratio=0.8, per="frame"
-            ),  # part; home vfm.masking
-            every=1,  # the student sees every so many-th frame of the batch's clips
-            pool={},  # part; home `vfm.models`: where pooled vectors are aligned
-            heads={},  # what is aligned, by name: layer_head(), pooled_head()
-        )
-        | changes
-    )
-
-
-def layer_head(
-    teacher: str, layers: int, *, predictor=(), interval: float = 1.0, weight: float = 1.0, **target
-) -> dict:
-    """A head of distillation that aligns the last `layers` of student and teacher, token by token."""
-    return dict(
-        weight=weight,
-        interval=interval,  # of the student's layers; the teacher's is the target's
-        predictor=dict(name="align", positions="learned_from_sincos", head="linear") | dict(predictor),
-        target=dict(
-            name="teacher_features", teacher=teacher, layers=layers, interval=1.0, norm="all", project=False
-        )
-        | dict(unit=True, cls=False)
-        | target,
-        loss=dict(name="cosine"),
-    )
-
-
-def pooled_head(teacher: str, weight: float = 1.0) -> dict:
-    """A head of distillation that aligns the pooled vectors."""
-    return dict(weight=weight, target=dict(name="teacher_pooled", teacher=teacher), loss=dict(name="cosine"))
-
-
-def language_model_rates(mode: str, encoder: float = 1.0) -> tuple:
-    """`optim.lr_rules` of next-token prediction: the language model is "frozen", "full" or "lora"."""
-    rules = {
-        "frozen": ((r"lm/.*", 0.0),),
-        "full": (),
-        "lora": ((r"lm/.*/lora_[ab]", 1.0), (r"lm/.*", 0.0)),
-    }[mode]
-    return (*rules, (r"encoder/.*", encoder), (r".*", 1.0))
 
 
 def digits(c: ConfigDict) -> None:

@@ -32,7 +32,7 @@ def get_config(arg: str = "stage1") -> ConfigDict:
     if stage == "stage2":
         c.total_steps = 1000
         c.batch_size = 128
-        c.model.text = ConfigDict(dict(name="text", width=128, depth=2, heads=2, length=32))
+        c.model.text = ConfigDict(common.text(width=128, depth=2, heads=2, length=32))
         c.objective = ConfigDict(common.contrast(dim=128))
         c.objective.mask = ConfigDict(dict(name="random", ratio=0.5))
         return c

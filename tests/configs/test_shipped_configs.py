@@ -86,7 +86,7 @@ def batches(start, rows):
 
 
 def test_every_config_file_is_in_the_list():
-    files = {p.stem for p in Path("configs").glob("*.py")} - {"__init__", "common"}
+    files = {p.stem for p in Path("configs").glob("*.py")} - {"__init__", "common", "parts", "objectives"}
     assert files == {spec.partition(":")[0] for spec in SHIPPED}
 
 
