@@ -4,7 +4,7 @@ Source: Tschannen et al. 2023, "Image Captioners Are Scalable Vision Learners To
 B batch, L text positions, P tokens of a prompt, N video tokens, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -53,8 +53,7 @@ class captioner:  # noqa: N801 - parts are named as configs write them
         parallel_rng, dropout_rng = jax.random.split(rng)
         # Micro-batches share `rng`; their first sample tells them apart, on any mesh.
         dropout_rng = jax.random.fold_in(dropout_rng, batch["id"][0])
-        draw = jax.vmap(lambda key: jax.random.bernoulli(key, self.parallel))
-        parallel = draw(sample_keys(parallel_rng, batch))
+        parallel = self.draw_parallel(parallel_rng, batch)
         memory = self.memory(params, batch["video"], dropout_rng)
         inputs, mask = self.inputs(batch["text"], parallel)
         hidden = self._decode("hidden", params, inputs, memory, mask)
@@ -64,6 +63,10 @@ class captioner:  # noqa: N801 - parts are named as configs write them
         )  # fmt: skip
         loss, metrics = token_mean(scores, text_weight(batch))
         return loss, (metrics, extra)
+
+    def draw_parallel(self, rng: PRNGKeyArray, batch: dict[str, Array]) -> Bool[Array, "B"]:
+        """Which samples are predicted in parallel; each draws by itself, on any mesh."""
+        return jax.vmap(lambda key: jax.random.bernoulli(key, self.parallel))(sample_keys(rng, batch))
 
     def inputs(
         self, text: Int[Array, "B L"], parallel: Bool[Array, "B"]
@@ -111,8 +114,11 @@ class captioner:  # noqa: N801 - parts are named as configs write them
     ) -> Int[Array, "B length"]:
         """Captions that begin with the prompt (which the result leaves out); options are those of `decode`."""
         options = {"eos": self.eos} | options
-        memory = self.memory(params, video)
-        return generate(self.decoder, params["decoder"], memory, prompt_ids, length, method, options)
+
+        def look():
+            return self.memory(params, video)
+
+        return generate(self.decoder, params["decoder"], look, prompt_ids, length, method, options)
 
     def _decode(self, method: str, params: dict, *inputs: Array | None) -> Array:
         return self.decoder.apply({"params": params["decoder"]}, *inputs, method=method)
@@ -127,7 +133,7 @@ def build_decoder(config: Any, run_time: dict[str, Any]) -> tuple[Any, int | Non
     if config.data.text.tokenizer:
         from input_pipeline.tokenizers import open_tokenizer
 
-        tokenizer = open_tokenizer(config.data.text.tokenizer)
+        tokenizer = open_tokenizer(config.data.text.tokenizer, config.data.text)
         part["vocab_size"], eos = part["vocab_size"] or tokenizer.vocab_size, tokenizer.eos
     if part["vocab_size"] < 1:
         raise UserError(
@@ -180,13 +186,16 @@ def blind(batch: int, width: int) -> Float[Array, "B 1 D"]:
 def generate(
     decoder: Any,
     params: dict,
-    memory: Float[Array, "B N D"],
+    look: Callable[[], Float[Array, "B N D"]],
     prompt_ids: Sequence[int],
     length: int,
     method: str,
     options: dict[str, Any],
 ) -> Int[Array, "B length"]:
     """Text behind the start and a prompt, by a decoder with a cache (`vfm.generation.decode`).
+
+    Args:
+      look: gives the video's tokens.
 
     Raises:
       UserError: the decoder has too few positions, or no id ends a text.
@@ -199,6 +208,7 @@ def generate(
         )
     if options.get("eos") is None:
         raise UserError("no id ends a text: give eos=ID, or set config.data.text.tokenizer")
+    memory = look()
     inputs = jnp.broadcast_to(prompt, (len(memory), len(prompt)))
 
     def extend(cache, ids, memory=None):

@@ -137,8 +137,11 @@ class coca:  # noqa: N801 - parts are named as configs write them
     ) -> Int[Array, "B length"]:
         """Captions that begin with the prompt (which the result leaves out); options are those of `decode`."""
         options = {"eos": self.eos} | options
-        memory = self._pool(params, "caption", self._tokens(params, video))
-        return generate(self.decoder, params["decoder"], memory, prompt_ids, length, method, options)
+
+        def look():
+            return self._pool(params, "caption", self._tokens(params, video))
+
+        return generate(self.decoder, params["decoder"], look, prompt_ids, length, method, options)
 
     def _tokens(self, params, video, dropout_rng=None) -> Float[Array, "B N D"]:
         return self.encoder.apply(
