@@ -60,7 +60,7 @@ def bert(
       vocab_size: of the tokenizer; required.
       length: the most tokens of a text.
       fusion_layer: the first layer with cross-attention to a video; -1 = none, 0 = all layers.
-      The other keys are explained in `configs/common.py`.
+      The other keys are explained in `configs/parts.py`.
 
     Raises:
       UserError: an unknown size, no vocabulary, or numbers that do not fit together.

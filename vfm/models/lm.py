@@ -75,7 +75,7 @@ def lm(
 ) -> "LM":
     """A language model of a named size; a number other than 0 overrides the size's.
 
-    The keys are explained in `configs/common.py`.
+    The keys are explained in `configs/parts.py`.
 
     Raises:
       UserError: no vocabulary size, or numbers that do not divide.

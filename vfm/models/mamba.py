@@ -63,7 +63,7 @@ def mamba(
       stride: pixels between neighbouring patches; 0 = patch, less = overlapping patches.
       dt_rank: rank of the step sizes; 0 = width / 16, rounded up.
       proj_bias, conv_bias: whether the mixer's outer projections and its convolution have biases.
-      The other keys are explained in `configs/common.py`.
+      The other keys are explained in `configs/parts.py`.
     """
     require("size", size, SIZES)
     require("positions", positions, POSITIONS)

@@ -54,7 +54,7 @@ def text(
     Args:
       vocab_size: of the tokenizer; required.
       length: the most tokens of a text, which the position table is for.
-      The other keys are explained in `configs/common.py`.
+      The other keys are explained in `configs/parts.py`.
 
     Raises:
       UserError: an unknown name, no vocabulary, or heads that do not divide the width.

@@ -18,7 +18,7 @@ class Temperature:
 
     What is learned is "log_scale", the log of the scale (CLIP, SigLIP), or "temperature" itself (BLIP, UMT,
     InternVideo2), together with "bias" where there is one (SigLIP); a fixed scale is no parameter at all.
-    The part's keys are explained by `contrast()` in configs/common.py; all are temperatures, whatever is learned.
+    The part's keys are explained by `contrast()` in configs/objectives.py; all are temperatures, whatever is learned.
     """
 
     def __init__(self, part: Mapping[str, Any], bias: float | None = None):
