@@ -50,6 +50,7 @@ def get_config(arg: str = "stage1") -> ConfigDict:
         c.data.crop, c.data.flip = "multiscale", True
         c.optim.b1, c.optim.b2, c.optim.eps, c.optim.weight_decay, c.optim.clip = 0.9, 0.98, 1e-6, 0.05, 3.0
         if size in LARGE:
+            c.precision = "bfloat16"
             c.mesh = ConfigDict(MESHES[size])
     return {"stage1": stage1, "stage2": stage2, "stage3": stage3}[stage](c, size)
 

@@ -98,7 +98,8 @@ class teacher_features:  # noqa: N801 - parts are named as configs write them
     pooled = False
 
     def dim(self, encoder: Any, teachers: Looks) -> int:
-        """Width of one layer's token."""
+        """Width of one layer's token; tells the teacher how many layers will be asked for."""
+        teachers[self.teacher].will_show(1 + int((self.layers - 1) * self.interval))
         return teachers[self.teacher].width(self.project)
 
     def stack(self, looks: Looks, ids: Int[Array, "B M"]) -> Float[Array, "K B _ P"]:

@@ -105,7 +105,7 @@ def test_a_teacher_of_another_shape_or_without_a_run_is_an_error(distilled, tmp_
     [
         (lambda c: c.objective.heads.mae.target.update(teacher="mea"), "teacher 'mea'.*clip, mae"),
         (lambda c: setattr(c.objective, "heads", ConfigDict()), "heads is empty"),
-        (lambda c: c.objective.heads.mae.target.update(layers=3), r"layers=3 .* a network of 2"),
+        (lambda c: c.objective.heads.mae.target.update(layers=3), "teacher 'mae' has 2 layers.*its last 3"),
         (lambda c: c.teachers.clip.update(proj=0), "has no projection"),
         (lambda c: c.objective.mask.update(per="video"), "mask.per='video'"),
     ],
@@ -133,13 +133,17 @@ def test_a_student_equal_to_its_teacher_has_no_distance_to_it():
     c.teachers.self = ConfigDict(common.teacher(run="", encoder=encoder, every=2))
     looks = teachers.build(c)
     rng, batch = jax.random.key(1), {"video": jnp.asarray(batch_of()["video"])}
+    looks["self"].will_show(2)
     tree = looks["self"].init(rng, batch)
     seen = teachers.look({"self": looks["self"]}, {"self": tree}, batch)["self"]
     layers = seen.layers(2, norm="none")
-    assert layers.shape == (2, 4, 1 + 2 * 4, 16)
-    features = looks["self"].encoder.apply(
-        {"params": tree["encoder"]}, (batch["video"][:, ::2] / 255 - looks["self"].mean) / looks["self"].std
+    network, video = (
+        looks["self"].encoder,
+        (batch["video"][:, ::2] / 255 - looks["self"].mean) / looks["self"].std,
     )
+    features, all_layers = network.apply({"params": tree["encoder"]}, video, mutable=["intermediates"])
+    np.testing.assert_allclose(layers, all_layers["intermediates"]["blocks"]["output"][0], atol=1e-5)
+    assert layers.shape == (2, 4, 1 + 2 * 4, 16)
     np.testing.assert_allclose(layers[-1][:, 1:], features.tokens, atol=1e-5)
 
 
@@ -148,6 +152,7 @@ def test_an_image_teacher_sees_each_frame_by_itself():
     teacher = teachers.build(c)["clip"]
     batch = {"video": jnp.asarray(batch_of()["video"])}
     tree = teacher.init(jax.random.key(0), batch)
+    teacher.will_show(2)
     changed = batch["video"].at[:, 2].set(0)
     one, other = (teachers.Look(teacher, tree, v) for v in (batch["video"], changed))
     one, other = one.layers(1), other.layers(1)

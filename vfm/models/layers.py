@@ -300,6 +300,19 @@ class Block(nn.Module):
         return drop_path(y, rate, self.make_rng("dropout")) if self.dropping else y
 
 
+class RecordingBlock(Block):
+    """A layer that also keeps its output in a ring: `((x, ring [K,B,N,D], layer), rate) -> (the same, None)`.
+
+    For networks without a gradient: where only the last K layers are asked for, the others' outputs take no memory.
+    """
+
+    @nn.compact
+    def __call__(self, carry, rate, mask=None):
+        x, ring, layer = carry
+        x, _ = super().__call__(x, rate, mask)
+        return (x, ring.at[layer % len(ring)].set(x), layer + 1), None
+
+
 def scanned(
     layer: type[nn.Module], depth: int, remat: str = "none", unroll: int = 1, shared: int = 0
 ) -> type[nn.Module]:

@@ -11,7 +11,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from vfm.errors import UserError
 from vfm.models.features import Features
-from vfm.models.layers import Block, Norm, PatchEmbed, drop_rates, require, scanned, token_grid
+from vfm.models.layers import (
+    Block,
+    Norm,
+    PatchEmbed,
+    RecordingBlock,
+    drop_rates,
+    require,
+    scanned,
+    token_grid,
+)
 from vfm.ops import dot, positions
 from vfm.ops.attention import causal_mask
 from vfm.ops.patches import Grid
@@ -68,29 +77,13 @@ def vit(
     """A ViT of a named size; a width, depth, heads or mlp_dim other than 0 overrides the size's.
 
     Args:
-      attends: what a token sees: all | causal (itself and those before it, in raster order) | prefix (causal behind
-        the prefix that a call gives, all where it gives none: AIM).
-      block_bias: whether output projections and MLPs have biases.
-      embed_norm: a norm between patch embedding and positions.
-      pre_norm: a norm of all tokens in front of the first layer (CLIP).
-      patch_bias: whether the patch embedding has a bias.
-      cls_position: the class token has a position code too, the first row of a learned table.
-      image_positions: of a clip of one frame, under learned positions: interpolate | mean over time | own (a table
-        for images, `image_pos`: InternVideo2's second stage).
-      qk_norm_over: what is normalised: each head apart | all (heads together, before the split: InternVideo2).
       frames, image_size: the native clip that position tables are for; image_size may be (height, width).
       qk_scale: of the attention logits; 0 = head size ** -0.5.
-      The other keys are explained in `configs/common.py`.
+      The other keys are explained in `configs/parts.py`.
     """
-    require("size", size, SIZES)
     require("attends", attends, ATTENDS)
     require("image_positions", image_positions, IMAGES)
-    preset = SIZES[size]
-    width, depth, heads = width or preset[0], depth or preset[1], heads or preset[2]
-    # A width of its own takes the usual ratio of 4, not the hidden size of another width.
-    mlp_dim = mlp_dim or (preset[3] if width == preset[0] else 4 * width)
-    if width % heads:
-        raise UserError(f"heads {heads} do not divide width {width}; choose heads that do")
+    width, depth, heads, mlp_dim = _sizes(size, width, depth, heads, mlp_dim)
     height_width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     return ViT(
         width=width,
@@ -126,12 +119,25 @@ def vit(
     )
 
 
+def _sizes(size: str, width: int, depth: int, heads: int, mlp_dim: int) -> tuple[int, int, int, int]:
+    """Those of a named size, where they are 0."""
+    require("size", size, SIZES)
+    preset = SIZES[size]
+    width, depth, heads = width or preset[0], depth or preset[1], heads or preset[2]
+    # A width of its own takes the usual ratio of 4, not the hidden size of another width.
+    mlp_dim = mlp_dim or (preset[3] if width == preset[0] else 4 * width)
+    if width % heads:
+        raise UserError(f"heads {heads} do not divide width {width}; choose heads that do")
+    return width, depth, heads, mlp_dim
+
+
 class ViT(nn.Module):
     """An encoder: `(video, keep=None, train=False) -> Features`; make one with `vit`.
 
     Intermediates (`mutable=["intermediates"]`): "embed" [B,N,D], what the first layer sees ("before_norm" where
     `pre_norm` stands in front of it), and "blocks/output" [L,B,N,D], the output of each layer; extra tokens (cls,
-    then registers) stand in front of N.
+    then registers) stand in front of N. With `record`, the collection "recorded" holds "layers" [record,B,N,D] instead:
+    the outputs of the last layers, in a fraction of the memory.
     """
 
     width: int
@@ -164,6 +170,7 @@ class ViT(nn.Module):
     precision: str = "float32"
     remat: str = "none"
     unroll: int = 1
+    record: int = 0  # how many of the last layers' outputs are kept (see below); not for networks that learn
 
     @nn.nowrap
     def grid_of(self, shape: tuple[int, ...]) -> Grid:
@@ -205,7 +212,8 @@ class ViT(nn.Module):
         self.sow("intermediates", "embed", x)
 
         mask = self._mask(x.shape[1], prefix)
-        blocks = scanned(Block, self.depth, self.remat, self.unroll, shared=1)(
+        layer = RecordingBlock if self.record else Block
+        blocks = scanned(layer, self.depth, self.remat, self.unroll, shared=1)(
             heads=self.heads,
             mlp_dim=self.mlp_dim,
             norm=self.norm,
@@ -221,7 +229,13 @@ class ViT(nn.Module):
             qk_norm_over=self.qk_norm_over,
             name="blocks",
         )
+        if self.record:
+            x = (x, jnp.zeros((self.record, *x.shape), x.dtype), jnp.zeros((), jnp.int32))
         x, _ = blocks(x, drop_rates(self.drop_path, self.depth), mask)
+        if self.record:
+            x, ring, _ = x
+            # The oldest of the kept outputs lies where the next one would have gone.
+            self.sow("recorded", "layers", jnp.roll(ring, -(self.depth % self.record), axis=0))
         if self.final_norm:
             x = Norm(self.norm, self.norm_eps, name="norm")(x)
         cls = x[:, 0] if self.cls_token else None

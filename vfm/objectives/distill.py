@@ -46,7 +46,7 @@ class Watched(NamedTuple):
 
 
 class distill:  # noqa: N801 - parts are named as configs write them
-    """Distillation from `config.teachers`; `distill()` in configs/common.py explains the objective's keys."""
+    """Distillation from `config.teachers`; `distill()` in configs/objectives.py explains the objective's keys."""
 
     def __init__(self, config: Any):
         o = config.objective
@@ -56,6 +56,9 @@ class distill:  # noqa: N801 - parts are named as configs write them
         self.encoder = models.build(config.model.encoder, **run_time)
         self.pool = models.build(o.pool, **run_time) if o.pool else None
         self.mask = parts.build(o.mask, "vfm.masking")
+        asked = self.teachers.get(getattr(self.mask, "teacher", ""))
+        if asked is not None and asked.pool is None:
+            asked.will_show(2)  # what goes into the last layer says what its class token looks at
         if not o.heads:
             raise UserError(
                 "config.objective.heads is empty: name at least one thing that the student aligns"

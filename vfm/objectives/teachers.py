@@ -47,6 +47,7 @@ class Teacher:
 
     def __init__(self, name: str, config: Any, precision: str):
         self.name, self.config = name, config
+        self.record = 1  # how many of the last layers are looked at; whoever asks for more raises it
         self.mean, self.std = (jnp.asarray(x, jnp.float32) for x in (config.mean, config.std))
         self.encoder = models.build(config.encoder, precision=precision)
         self.pool = models.build(config.pool, precision=precision) if config.pool else None
@@ -90,6 +91,14 @@ class Teacher:
             )
         return self.config.proj if projected else self.encoder.width
 
+    def will_show(self, layers: int) -> None:
+        """Say before anything is computed that outputs of so many of the last layers will be asked for."""
+        if not 0 < layers <= self.encoder.depth:
+            raise UserError(
+                f"teacher '{self.name}' has {self.encoder.depth} layers, a target or mask needs its last {layers}"
+            )
+        self.record = max(self.record, layers)
+
     @property
     def pooled_width(self) -> int:
         """Width of the pooled vector."""
@@ -125,8 +134,12 @@ class Look:
         if norm not in NORMS:
             raise UserError(f"target.norm='{norm}': expected one of {', '.join(NORMS)}")
         network = self.teacher.encoder
-        chosen = np.array(last_layers(network.depth, count, interval))
-        x = self._seen[1]["blocks"]["output"][0][chosen]
+        below = network.depth - np.array(last_layers(network.depth, count, interval))
+        if below.max() > self.teacher.record:
+            raise ValueError(
+                f"teacher {self.teacher.name} records {self.teacher.record} layers, not {below.max()}"
+            )
+        x = self._seen[1][-below]
         if norm != "none":
             tree = self.params["encoder"].get("norm")
             if tree is None:
@@ -166,18 +179,21 @@ class Look:
         return int(self.teacher.encoder.cls_token)
 
     @cached_property
-    def _seen(self) -> tuple[Any, Any]:
-        """Features and intermediates of the encoder."""
+    def _seen(self) -> tuple[Any, Float[Array, "K F M D"]]:
+        """Features of the encoder, and the outputs of its last layers."""
         config, video = self.teacher.config, self.video[:, :: self.teacher.config.every]
         video = (unit_pixels(video) - self.teacher.mean) / self.teacher.std
         if config.size:
             video = resize(video, {2: config.size, 3: config.size}, "cubic")
         if config.per_frame:
             video = rearrange(video, "b t h w c -> (b t) 1 h w c")
-        features, seen = self.teacher.encoder.apply(
-            {"params": self.params["encoder"]}, video, mutable=["intermediates"]
-        )
-        return features, seen["intermediates"]
+        network, variables = self.teacher.encoder, {"params": self.params["encoder"]}
+        if hasattr(network, "record"):
+            network = network.clone(record=self.teacher.record)
+            features, seen = network.apply(variables, video, mutable=["recorded"])
+            return features, seen["recorded"]["layers"][0]
+        features, seen = network.apply(variables, video, mutable=["intermediates"])
+        return features, seen["intermediates"]["blocks"]["output"][0]
 
     @cached_property
     def _pooled(self) -> tuple[Array, Any]:
@@ -198,14 +214,12 @@ class Look:
     def _class_attention(self) -> Float[Array, "F M"]:
         """The class token's row of the last layer's attention, averaged over heads."""
         network, tree = self.teacher.encoder, self.params["encoder"]
-        if not self._rows or not hasattr(network, "heads"):
+        if not self._rows or not hasattr(network, "heads") or self.teacher.record < 2:
             raise UserError(
-                f"a mask asks what teacher '{self.teacher.name}' attends to: it needs a ViT with cls_token=True, or a "
-                "pool that attends; choose another mask"
+                f"a mask asks what teacher '{self.teacher.name}' attends to: it needs a ViT of two or more layers with "
+                "cls_token=True, or a pool that attends; choose another mask"
             )
-        _, seen = self._seen
-        outputs = seen["blocks"]["output"][0]
-        x = outputs[-2] if network.depth > 1 else seen["embed"][0]
+        x = self._seen[1][-2]
         last = jax.tree.map(lambda leaf: leaf[-1], tree["blocks"])
         x = Norm(network.norm, network.norm_eps).apply({"params": last["norm1"]}, x)
         attend = Attention(
