@@ -28,6 +28,8 @@ def check(config: ConfigDict) -> None:
     c = config.captions
     if c.method not in METHODS:
         raise UserError(f"config.captions.method='{c.method}': expected one of {', '.join(METHODS)}")
+    if c.blind not in ("nothing", "blank"):
+        raise UserError(f"config.captions.blind='{c.blind}': expected nothing or blank")
     if c.length < 0 or c.shown < 0 or c.beams < 1:
         raise UserError(
             f"config.captions.length={c.length}, shown={c.shown}, beams={c.beams}: expected 0 or more, beams from 1"
@@ -80,9 +82,10 @@ def write(
                 if index in wanted and index not in frames:
                     frames[index] = pictures.shrink(one[0], SIDE)
         if control == "blind":
-            # Without a video all clips are one.
+            # All clips are one.
             if "blind" not in said:
-                said["blind"] = generate(model, None, prompt, options, config.seed)[:1]
+                blank = None if config.captions.blind == "nothing" else np.ascontiguousarray(video[:1, 0])
+                said["blind"] = generate(model, blank, prompt, options, config.seed)[:1]
             return np.repeat(said["blind"], len(video), axis=0)
         # A caption is of one view: the first.
         return generate(model, np.ascontiguousarray(video[:, 0]), prompt, options, config.seed)

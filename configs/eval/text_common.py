@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
     t.length_penalty = 0.0
     t.top_p = 0.9
     t.temperature = 1.0
+    t.blind = "nothing"  # what blind generation sees: nothing | blank (a clip of the mean colour)
     t.ptb = True  # words as the COCO evaluation makes them; False = split at spaces
     t.meteor = False  # needs Java and meteor-1.5.jar (METEOR_JAR)
     t.shown = 8  # clips whose captions the report shows

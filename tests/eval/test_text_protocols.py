@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from configs import common
+from configs import cappa, coca, common
 from configs.eval import captions, choice, retrieval, zero_shot
 from eval import results, text
 from eval.__main__ import evaluate
@@ -353,6 +353,31 @@ def test_a_language_model_run_is_evaluated(language_run, tmp_path):
     c.controls, c.choice.options = ("none", "blind"), 3
     rows = evaluate(c, [f"stage3={language_run}"], tmp_path / "choice")
     assert {r["by"] for r in rows} == {"likelihood"} and all(0 <= r["value"] <= 1 for r in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["captioner", "coca"])
+def test_captioners_answer_with_and_without_a_video(clips, name):
+    config = run_config(clips)
+    own = {"captioner": cappa, "coca": coca}[name].get_config()
+    config.objective, config.data.text.bos = own.objective, own.data.text.bos
+    config.objective.decoder.update(dict(width=16, heads=1, depth=1, length=29))
+    if name == "coca":
+        for pool in (config.objective.contrast_pool, config.objective.caption_pool):
+            pool.update(dict(width=16, heads=1, queries=min(pool.queries, 4)))
+        config.objective.decoder.text_depth, config.objective.embed_dim = 1, 8
+    objective = objectives.build(config)
+    params = jax.jit(objective.init)(jax.random.key(0), blank_batch(config))[0]
+    model = Model(name, config, objective, params, 0, "", name)
+    for module in (captions, choice):
+        c = small(module, limit=5)
+        c.controls, c.captions.length, c.choice.by, c.choice.options = ("none", "blind"), 4, "likelihood", 2
+        rows, *_ = text.run([model], c, quiet=True)
+        assert {r["control"] for r in rows} == {"none", "blind"}
+        assert all(np.isfinite(r["value"]) and r["n"] == 5 for r in rows)
+    c = small(captions, limit=5)
+    c.controls, c.captions.length, c.captions.blind = ("blind",), 4, "blank"
+    assert text.run([model], c, quiet=True)[0]
 
 
 def test_whole_models_are_loaded_strictly(contrast_run):

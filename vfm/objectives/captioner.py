@@ -105,18 +105,21 @@ class captioner:  # noqa: N801 - parts are named as configs write them
     def generate(
         self,
         params: dict,
-        video: UInt8[Array, "B T H W C"],
+        video: UInt8[Array, "B T H W C"] | None,
         prompt_ids: Sequence[int] = (),
         *,
         length: int,
         method: str = "greedy",
         **options: Any,
     ) -> Int[Array, "B length"]:
-        """Captions that begin with the prompt (which the result leaves out); options are those of `decode`."""
+        """Captions that begin with the prompt (which the result leaves out); options are those of `decode`.
+
+        `video` None = blind: one row.
+        """
         options = {"eos": self.eos} | options
 
         def look():
-            return self.memory(params, video)
+            return blind(1, self.encoder.width) if video is None else self.memory(params, video)
 
         return generate(self.decoder, params["decoder"], look, prompt_ids, length, method, options)
 

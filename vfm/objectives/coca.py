@@ -128,17 +128,22 @@ class coca:  # noqa: N801 - parts are named as configs write them
     def generate(
         self,
         params: dict,
-        video: UInt8[Array, "B T H W C"],
+        video: UInt8[Array, "B T H W C"] | None,
         prompt_ids: Sequence[int] = (),
         *,
         length: int,
         method: str = "greedy",
         **options: Any,
     ) -> Int[Array, "B length"]:
-        """Captions that begin with the prompt (which the result leaves out); options are those of `decode`."""
+        """Captions that begin with the prompt (which the result leaves out); options are those of `decode`.
+
+        `video` None = blind: one row.
+        """
         options = {"eos": self.eos} | options
 
         def look():
+            if video is None:
+                return blind(1, self.pools["caption"].width)
             return self._pool(params, "caption", self._tokens(params, video))
 
         return generate(self.decoder, params["decoder"], look, prompt_ids, length, method, options)
