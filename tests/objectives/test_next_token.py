@@ -13,7 +13,7 @@ from vfm import objectives, rules
 from vfm.errors import UserError
 from vfm.generation import METHODS, decode
 from vfm.train import optim, sharding
-from vfm.train.step import init_state, make_step
+from vfm.train.step import make_step
 
 B, L = 4, 10
 WORDS = 260  # of the bytes tokenizer
@@ -179,7 +179,7 @@ def test_a_cache_changes_nothing_in_generation(encoder, attend, methods):
     def cached(params, video, method):
         return objective.generate(params, video, prompt, method=method, **options)
 
-    both = jax.jit(lambda *inputs: [[run(*inputs, method) for run in (whole, cached)] for method in methods])
+    both = jit(lambda *inputs: [[run(*inputs, method) for run in (whole, cached)] for method in methods])
     for expected, found in both(params, video):
         np.testing.assert_array_equal(found, expected)
         assert len(np.unique(found, axis=0)) > 1  # videos make a difference
@@ -191,12 +191,12 @@ def test_prompts_of_several_lengths_and_blind_ones():
     prompts, mask = np.array([[1, 9, 8], [1, 9, 0], [1, 0, 0], [1, 6, 5]]), np.ones((B, 3), bool)
     mask[1, 2:], mask[2, 1:] = False, False
     options = dict(length=3, method="nucleus", rng=jax.random.key(3), temperature=2.0)
-    run = jax.jit(
+    run = jit(
         lambda p, v, ids, m, key: objective.generate(p, v, ids, prompt_mask=m, **options | {"rng": key})
     )
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(3), row))(np.arange(B))
     together = np.asarray(run(params, one["video"], prompts, mask, keys))
-    for row in range(B):
+    for row in (1, 2):
         ids = prompts[row : row + 1][:, mask[row]]
         alone = run(params, one["video"][row : row + 1], ids, np.ones_like(ids, bool), keys[row : row + 1])
         np.testing.assert_array_equal(alone[0], together[row])
@@ -205,15 +205,14 @@ def test_prompts_of_several_lengths_and_blind_ones():
         assert jax.eval_shape(blind, params).shape == (count, 3)
 
 
-@pytest.mark.parametrize("mode", ["frozen", "lora", "full"])
+@pytest.mark.parametrize("mode", ["frozen", "lora", pytest.param("full", marks=pytest.mark.slow)])
 def test_what_is_frozen_stays_bit_for_bit(mode):
-    objective = made()[0]
+    objective, params = made()
     settings = config(**{"optim.lr_rules": common.language_model_rates(mode)})
     mesh = sharding.make_mesh(settings.mesh)
-    params = jax.eval_shape(objective.init, jax.random.key(0), batch())[0]
     optimizer = optim.build(settings, params, lambda step: 0.1)
     step = make_step(objective, optimizer, seed=0, accumulate=1, ema=0, mesh=mesh)
-    state = init_state(objective, optimizer, jax.random.key(0), batch(), ema=False)
+    state = dict(step=np.zeros((), np.int32), params=params, extra={}, opt=jit(optimizer.init)(params))
     after, metrics = jit(step)(state, batch(), {})
     assert metrics["skipped"][0] == 0
     before, after = rules.flatten(state["params"]), rules.flatten(after["params"])
