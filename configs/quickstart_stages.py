@@ -30,13 +30,13 @@ def get_config(arg: str = "stage1") -> ConfigDict:
     c.data.text.length = 32
     c.optim.lr, c.optim.min_lr, c.optim.clip, c.optim.warmup = 1e-3, 1e-5, 1.0, "50 steps"
     if stage == "stage2":
-        c.total_steps = 1000
+        c.total_steps = 700
         c.batch_size = 128
         c.model.text = ConfigDict(common.text(width=128, depth=2, heads=2, length=32))
         c.objective = ConfigDict(common.contrast(dim=128))
         c.objective.mask = ConfigDict(dict(name="random", ratio=0.5))
         return c
-    c.total_steps = 1500
+    c.total_steps = 1000
     c.model.lm = ConfigDict(common.lm(width=128, depth=2, heads=2, kv_heads=1, mlp_dim=384))
     c.model.connector = ConfigDict(common.connector(pool=(1, 2, 2)))
     c.objective = ConfigDict(common.next_token())

@@ -92,9 +92,9 @@ class Plan:
             result=self.tokenizer,
             sources=[self.data / "train.csv"],
         )
-        yield self.train("Align the encoder with captions", "stage2", "stage2", 4, "stage1")
-        yield self.train("The same from scratch, to compare", "stage2", "stage2_scratch", 4)
-        yield self.train("Teach a language model to tell what it sees", "stage3", "stage3", 6, "stage2")
+        yield self.train("Align the encoder with captions", "stage2", "stage2", 3, "stage1")
+        yield self.train("The same from scratch, to compare", "stage2", "stage2_scratch", 3)
+        yield self.train("Teach a language model to tell what it sees", "stage3", "stage3", 4.5, "stage2")
         later = {"stage2": "stage2", "stage3": "stage3"}
         yield self.probe("Probe the encoder after each stage", "probes_stages", later, 2.0)
         pair = {"stage2": "stage2", "scratch": "stage2_scratch"}
