@@ -28,7 +28,7 @@ def reconstructions(clips: list[dict[str, np.ndarray]], run: Run, unseen: bool, 
             f'<div class="card clip"><div class="moving">{moving}</div>'
             f'<img class="strip" alt="frames: masked, predicted, original" src="{pictures.data_uri(strip)}"></div>'
         )
-    ratio = run.config.objective.mask.get("ratio")
+    ratio = run.config.objective.get("mask", {}).get("ratio")
     hidden = f"{100 * ratio:.0f} % of every clip was hidden. " if ratio else ""
     new = "These clips were never trained on; visible" if unseen else "Visible"
     return (
