@@ -28,7 +28,8 @@ class together:  # noqa: N801 - parts are named as configs write them
                 "config.objective.parts is empty: objective 'together' adds up the objectives named there"
             )
         self.weights, self.objectives = {}, {}
-        for name, part in config.objective.parts.items():
+        for name in sorted(config.objective.parts):
+            part = config.objective.parts[name]
             if "name" not in part or part.get("weight", 0) <= 0:
                 given = ", ".join(f"{k}={part[k]}" for k in ("name", "weight") if k in part)
                 raise UserError(
