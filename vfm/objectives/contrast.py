@@ -41,7 +41,7 @@ class Pairs(NamedTuple):
 
 
 class contrast:  # noqa: N801 - parts are named as configs write them
-    """Video-text contrast, built from a run config; `contrast()` in configs/objectives.py explains the objective's keys.
+    """Video-text contrast, built from a run config; `contrast()` in configs/objectives.py explains its keys.
 
     Batches hold `video`, `id`, `text`, `text_mask`, and may hold a second medium, `image` [Bi,1,S,S,3] with
     `image_text`, `image_text_mask`: its pairs join the same contrast.
