@@ -52,6 +52,7 @@ def get_config(arg: str = "stage1") -> ConfigDict:
         if size in LARGE:
             c.precision = "bfloat16"
             c.mesh = ConfigDict(MESHES[size])
+            c.accumulate = 4  # 8 (1b) and 2 (6b) clips a device at a time
     return {"stage1": stage1, "stage2": stage2, "stage3": stage3}[stage](c, size)
 
 

@@ -121,44 +121,50 @@ def test_grids_that_differ_are_named():
     c = config_of()
     c.teachers.mae.every = 2
     objective = objectives.build(c)
-    trees = {n: t.init(jax.random.key(0), batch_of()) for n, t in objective.teachers.items()}
-    params, extra = objective.init(jax.random.key(0), batch_of())
+
+    def loss(rng):
+        trees = {name: teacher.init(rng, batch_of()) for name, teacher in objective.teachers.items()}
+        return objective.loss(*objective.init(rng, batch_of()), batch_of(), rng, 0, trees)
+
     with pytest.raises(UserError, match=r"teacher 'mae' has \(1, 2, 2\) tokens"):
-        objective.loss(params, extra, batch_of(), jax.random.key(0), 0, trees)
+        jax.eval_shape(loss, jax.random.key(0))
 
 
-def test_a_student_equal_to_its_teacher_has_no_distance_to_it():
+def test_recorded_layers_are_the_last_ones_in_order():
     c = config_of()
-    encoder = c.model.encoder.to_dict()
-    c.teachers.self = ConfigDict(common.teacher(run="", encoder=encoder, every=2))
-    looks = teachers.build(c)
-    rng, batch = jax.random.key(1), {"video": jnp.asarray(batch_of()["video"])}
-    looks["self"].will_show(2)
-    tree = looks["self"].init(rng, batch)
-    seen = teachers.look({"self": looks["self"]}, {"self": tree}, batch)["self"]
-    layers = seen.layers(2, norm="none")
-    network, video = (
-        looks["self"].encoder,
-        (batch["video"][:, ::2] / 255 - looks["self"].mean) / looks["self"].std,
-    )
-    features, all_layers = network.apply({"params": tree["encoder"]}, video, mutable=["intermediates"])
-    np.testing.assert_allclose(layers, all_layers["intermediates"]["blocks"]["output"][0], atol=1e-5)
-    assert layers.shape == (2, 4, 1 + 2 * 4, 16)
-    np.testing.assert_allclose(layers[-1][:, 1:], features.tokens, atol=1e-5)
+    c.teachers.self = ConfigDict(common.teacher(run="", encoder=c.model.encoder.to_dict(), every=2))
+    c.teachers.self.encoder.depth = 5
+    teacher = teachers.build(c)["self"]
+    teacher.will_show(3)
+    batch = {"video": jnp.asarray(batch_of()["video"])}
+
+    @jax.jit
+    def both(rng):
+        tree = teacher.init(rng, batch)
+        recorded = teachers.look({"self": teacher}, {"self": tree}, batch)["self"].layers(2, 2.0, norm="none")
+        video = (batch["video"][:, ::2] / 255 - teacher.mean) / teacher.std
+        _, seen = teacher.encoder.apply({"params": tree["encoder"]}, video, mutable=["intermediates"])
+        return recorded, seen["intermediates"]["blocks"]["output"][0]
+
+    recorded, outputs = both(jax.random.key(1))
+    assert recorded.shape == (2, 4, 1 + 2 * 4, 16)
+    np.testing.assert_allclose(recorded, outputs[np.array([2, 4])], atol=1e-5)
 
 
 def test_an_image_teacher_sees_each_frame_by_itself():
     c = config_of()
     teacher = teachers.build(c)["clip"]
     batch = {"video": jnp.asarray(batch_of()["video"])}
-    tree = teacher.init(jax.random.key(0), batch)
     teacher.will_show(2)
-    changed = batch["video"].at[:, 2].set(0)
-    one, other = (teachers.Look(teacher, tree, v) for v in (batch["video"], changed))
-    one, other = one.layers(1), other.layers(1)
+
+    @jax.jit
+    def look(video):
+        seen = teachers.Look(teacher, teacher.init(jax.random.key(0), batch), video)
+        return seen.layers(1), seen.importance
+
+    (one, importance), (other, _) = look(batch["video"]), look(batch["video"].at[:, 2].set(0))
     np.testing.assert_array_equal(one[:, :, 1:5], other[:, :, 1:5])
     assert np.abs(one[:, :, 5:] - other[:, :, 5:]).max() > 1e-3
-    importance = teachers.Look(teacher, tree, batch["video"]).importance
     assert importance.shape == (4, 8)
     # What the class token pays to itself is missing.
     assert (importance.reshape(4, 2, 4).sum(-1) < 1).all()
@@ -213,8 +219,12 @@ def test_a_decoder_may_predict_a_teachers_features():
     c.objective.loss = ConfigDict(dict(name="cosine"))
     objective = objectives.build(c)
     batch = {name: jnp.asarray(x) for name, x in batch_of().items()}
-    trees = {"mae": objective.teachers["mae"].init(jax.random.key(0), batch), "clip": None}
-    params, extra = objective.init(jax.random.key(1), batch)
-    loss, _ = jax.jit(lambda p: objective.loss(p, extra, batch, jax.random.key(0), 0, trees))(params)
-    assert params["predictor"]["head"]["kernel"].shape == (16, 16)
-    assert 1 < float(loss) < 3
+
+    @jax.jit
+    def loss(rng):
+        trees = {"mae": objective.teachers["mae"].init(rng, batch), "clip": None}
+        params, extra = objective.init(rng, batch)
+        assert params["predictor"]["head"]["kernel"].shape == (16, 16)
+        return objective.loss(params, extra, batch, rng, 0, trees)[0]
+
+    assert 1 < float(loss(jax.random.key(0))) < 3
