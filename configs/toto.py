@@ -41,6 +41,7 @@ def get_config(size: str = "small") -> ConfigDict:
         return c
     c.total_steps, c.batch_size = 1_000_000, 256
     c.data.frames, c.data.stride, c.data.size, c.data.crop = 16, 4, 128, "random_resized"
+    c.remat = "full"
     c.optim.lr, c.optim.lr_scaling, c.optim.min_lr = 3e-4, False, 3e-5
     c.optim.warmup, c.optim.clip = "2000 steps", 1.0
     return c

@@ -2,12 +2,16 @@
 
 import importlib
 import json
+import math
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from vfm import models
 from vfm.train import train
 
 SHIPPED = [
@@ -15,9 +19,13 @@ SHIPPED = [
     *(f"quickstart_stages:{arg}" for arg in ("stage1", "stage2", "stage3", "stage2,mamba")),
     *(f"videomae:{size}" for size in "sblhg"),
     *(f"videomamba:{size}" for size in ("ti", "s", "m")),
-    *("aim", "aim:600m"),
-    *("cappa", "cappa:b", "coca", "coca:b"),
-    *("video_tokenizer", "video_tokenizer:vq", "video_tokenizer:toto", "toto", "toto:base"),
+    *("aim", "cappa", "coca", "video_tokenizer", "video_tokenizer:vq", "toto"),
+    *(
+        pytest.param(spec, marks=pytest.mark.slow)
+        for spec in ("aim:600m", "cappa:b", "coca:b", "video_tokenizer:toto", "toto:base")
+    ),
+    *(f"internvideo2:{stage},1b" for stage in ("stage1", "stage2", "stage3")),
+    *(pytest.param(f"internvideo2:stage1,{size}", marks=pytest.mark.slow) for size in ("tiny", "s", "6b")),
 ]
 
 
@@ -38,19 +46,34 @@ def shrink(part: ConfigDict) -> None:
     part.update({key: value for key, value in small.items() if key in part})
 
 
+def shrink_distillation(config: ConfigDict) -> None:
+    """Layers that are there; as many token slots in the student's clips as in the teachers'."""
+    for head in config.objective.heads.values():
+        if "layers" in head.target:
+            head.target.update(layers=1, interval=1.0)
+    if config.objective.every == 2:
+        config.model.encoder.update(dict(frames=2, tubelet=1))
+
+
 def toy(config: ConfigDict) -> ConfigDict:
     """The same experiment on 4 frames of 32 x 32 pixels, at a width of 32 and a depth of 2."""
     config.total_epochs, config.total_examples = None, None
     config.total_steps, config.batch_size = 2, 4
     config.optim.warmup, config.log_every, config.checkpoint.every = "1 steps", "1 steps", ""
     config.data.frames, config.data.size = 4, 32
+    config.mesh, config.accumulate = ConfigDict(dict(data=-1, fsdp=1, tensor=1)), 1
     encoders = [config.model.encoder, *(teacher.encoder for teacher in config.teachers.values())]
     for encoder in encoders:
         shrink(encoder)
     if "predictor" in config.objective:
         shrink(config.objective.predictor)
-    for words in (config.model.text, config.model.lm):
-        shrink(words)
+    for part in (config.model.text, config.model.lm, config.model.connector):
+        shrink(part)
+    if "fusion_layer" in config.model.text:
+        config.model.text.fusion_layer = 1
+        config.objective.mask_id, config.objective.special_ids = 3, (0, 1, 2)
+    if "heads" in config.objective:
+        shrink_distillation(config)
     if config.data.text.tokenizer:
         config.data.text.tokenizer, config.data.text.length = "bytes", 8
     for name in config.teachers:
@@ -87,7 +110,8 @@ def batches(start, rows):
 
 def test_every_config_file_is_in_the_list():
     files = {p.stem for p in Path("configs").glob("*.py")} - {"__init__", "common", "parts", "objectives"}
-    assert files == {spec.partition(":")[0] for spec in SHIPPED}
+    specs = (getattr(spec, "values", (spec,))[0] for spec in SHIPPED)
+    assert files == {spec.partition(":")[0] for spec in specs}
 
 
 @pytest.mark.parametrize("spec", SHIPPED)
@@ -98,7 +122,7 @@ def test_trains_two_steps(spec, tmp_path):
     assert all(0.1 < line["train/loss"] < 20 and line["skipped"] == 0 for line in lines), lines
 
 
-@pytest.mark.parametrize("spec", ["videomae:x", "videomamba:l"])
+@pytest.mark.parametrize("spec", ["videomae:x", "videomamba:l", "internvideo2:stage1,2b"])
 def test_an_unknown_size_names_the_sizes(spec):
     with pytest.raises(ValueError, match="choose one of"):
         load(spec)
@@ -110,3 +134,29 @@ def test_published_sizes_and_recipes():
     giant = load("videomae:g")
     # 6e-4 for 256 videos, which are 1,024 clips.
     assert giant.optim.lr * giant.batch_size == pytest.approx(6e-4 * 2048)
+
+
+@pytest.mark.parametrize(
+    "size, parameters",
+    # Of the published vision towers, attention pool included.
+    [("s", 23_043_840), ("b", 89_438_976), ("l", 308_929_280), ("1b", 1_020_708_608), ("6b", 5_941_735_168)],
+)
+def test_internvideo2s_encoders_have_the_published_parameter_counts(size, parameters):
+    config = load(f"internvideo2:stage1,{size}")
+    encoder, pool = models.build(config.model.encoder), models.build(config.objective.pool)
+
+    def init(rng):
+        features, params = encoder.init_with_output(rng, jnp.zeros((1, 8, 224, 224, 3)))
+        return params, pool.init(rng, features.tokens, features.cls)
+
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == parameters
+
+
+def test_internvideo2s_recipes():
+    large, small = load("internvideo2:stage1,1b"), load("internvideo2:stage1,b")
+    assert large.batch_size == 4096 and large.teachers.clip.per_frame and large.teachers.clip.run is None
+    assert {name: head.target.teacher for name, head in large.objective.heads.items()} == dict(
+        middle="clip", final="clip", mae="mae"
+    )
+    assert small.objective.mask.per == "clip" and small.objective.heads.middle.target.interval == 3.34

@@ -16,11 +16,10 @@ from configs import cappa, coca, common
 from configs.eval import captions, choice, retrieval, zero_shot
 from eval import results, text
 from eval.__main__ import evaluate
-from eval.controls import CONTROLS, apply, shuffled_order
+from eval.controls import CONTROLS
 from eval.encoder import blank_batch
 from eval.model import Model, load_model
 from eval.text_clips import open_clips
-from eval.zero_shot import clean_name, prompts
 from input_pipeline import write_mp4
 from vfm import objectives
 from vfm.errors import UserError
@@ -261,35 +260,6 @@ def test_questions_from_a_file(knows, tmp_path):
     file.write_text(json.dumps(lines[0] | {"answer": "blue"}))
     with pytest.raises(UserError, match="line 1: the answer 'blue' is none of the options"):
         text.run([knows], c, quiet=True)
-
-
-def test_controls_change_frames_and_nothing_else():
-    video = np.arange(2 * 1 * 4 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 1, 4, 2, 2, 3)
-    ids = np.array([3, 9])
-    shuffled = apply("shuffled", video, ids, 0, (0.5,) * 3)
-    np.testing.assert_array_equal(np.sort(shuffled, axis=2), np.sort(video, axis=2))
-    assert (shuffled != video).any(axis=(1, 2, 3, 4, 5)).all()
-    np.testing.assert_array_equal(shuffled[1:], apply("shuffled", video[1:], ids[1:], 0, (0.5,) * 3))
-    assert not np.array_equal(shuffled, apply("shuffled", video, ids, 1, (0.5,) * 3))
-    np.testing.assert_array_equal(apply("reversed", video, ids, 0, ())[:, :, 0], video[:, :, 3])
-    assert (apply("single_frame", video, ids, 0, ()) == video[:, :, 2:3]).all()
-    assert (apply("blind", video, ids, 0, (0.0, 0.5, 1.0)) == np.array([0, 128, 255])).all()
-    assert len({tuple(shuffled_order(2, 0, i)) for i in range(5)}) == 1
-
-
-def test_prompts():
-    names = {"digit": ["one", "eight"], "motion": ["grows", "moves up"]}
-    assert prompts("digit", names, ("a(n) {digit} {motion}",)) == [
-        ["a one grows", "a one moves up"],
-        ["an eight grows", "an eight moves up"],
-    ]
-    assert prompts("motion", names, ("it {}", "{digit}"))[1] == ["it moves up"]
-    with pytest.raises(UserError, match="'shape', which is no column"):
-        prompts("digit", names, ("a {shape} {digit}",))
-    with pytest.raises(UserError, match="none has"):
-        prompts("digit", names, ("it {motion}",))
-    assert clean_name("ApplyEyeMakeup") == "apply eye makeup"
-    assert clean_name("Putting [something] on_top") == "putting something on top"
 
 
 def save_run(folder, config):

@@ -52,11 +52,13 @@ def workers(toy, tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(toy, workers):
     """Folders of all the runs, by name, and what the workers printed."""
-    printed = {"one": toy.finish(workers.start(1, "1,1,1", ("4", "", "one")))}
+    printed = {"one": toy.finish(workers.start(1, "1,1,1", ("4", "", "one"), ("4", "", "one-contrast")))}
     printed["eight"] = toy.finish(
-        workers.start(8, "2,2,2", ("4", "", "eight"), ("4", "one", "eight-from-one"))
+        workers.start(
+            8, "2,2,2", ("4", "", "eight"), ("4", "one", "eight-from-one"), ("4", "", "eight-contrast")
+        )
     )
-    two = workers.pair(("4", "", "two"), ("4", "one", "two-from-one"))
+    two = workers.pair(("4", "", "two"), ("4", "one", "two-from-one"), ("4", "", "two-contrast"))
     printed["two"], printed["second of two"] = map(toy.finish, two)
     back = workers.start(1, "1,1,1", ("4", "eight", "one-from-eight"), ("4", "two", "one-from-two"))
     printed["back"] = toy.finish(back)
@@ -69,22 +71,28 @@ def losses(run):
     return np.array([(row["train/loss"], row["grad_norm"]) for row in rows])
 
 
+CONTRAST = ("eight-contrast", "two-contrast")
 NAMES = ("eight", "two", "eight-from-one", "two-from-one", "one-from-eight", "one-from-two")
 
 
-@pytest.mark.parametrize("name", NAMES)
+def twin(name):
+    """The run on one device with the same model."""
+    return "one-contrast" if name in CONTRAST else "one"
+
+
+@pytest.mark.parametrize("name", (*NAMES, *CONTRAST))
 def test_losses_are_those_of_one_device(runs, name):
     home, _ = runs
-    one, other = losses(home / "one"), losses(home / name)
+    one, other = losses(home / twin(name)), losses(home / name)
     np.testing.assert_allclose(other[:, 0], one[:, 0], rtol=1e-5)
     np.testing.assert_allclose(other[:, 1], one[:, 1], rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", (*NAMES, *CONTRAST))
 def test_parameters_end_where_those_of_one_device_do(runs, name):
     home, _ = runs
     for which in ("params", "ema"):
-        one, other = (checkpoint.restore_params(home / run, 4, which)[0] for run in ("one", name))
+        one, other = (checkpoint.restore_params(home / run, 4, which)[0] for run in (twin(name), name))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), one, other)
 
 
