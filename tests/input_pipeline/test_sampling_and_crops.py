@@ -140,7 +140,7 @@ def test_impossible_recipes_are_refused_by_key(data):
     assert Recipe.from_config(data).frames == 4
     for key, value in [
         ("crop", "centre"),
-        ("sampling", "uniform"),
+        ("sampling", "randomly"),
         ("frames", 0),
         ("stride", 0),
         ("crop_area", (0.5, 2.0)),
