@@ -11,9 +11,10 @@ is faster in sum, and frame threads of the codec can deadlock with PyAV's log ca
 """
 
 import bisect
+import io
 import os
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import BinaryIO, Self
 
 import av
 import numpy as np
@@ -51,17 +52,23 @@ class Video:
     """An open video file; a context manager.
 
     Args:
-      path: the file.
+      file: a path, the bytes of a file, or an open binary file that can seek; the last stays open.
+      name: what messages call it; a path's default is the path.
 
     Attributes:
+      path: that name.
       damage: what was found wrong so far with a file that can be used in part; "" = nothing.
 
     Raises:
       BadVideo: from every method, when the file cannot be read; `reason` says what is wrong with it.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = os.fspath(path)
+    def __init__(self, file: str | os.PathLike | bytes | BinaryIO, name: str | None = None):
+        if isinstance(file, bytes | bytearray | memoryview):
+            file = io.BytesIO(file)
+        self._file = os.fspath(file) if isinstance(file, str | os.PathLike) else file
+        default = self._file if isinstance(self._file, str) else str(getattr(file, "name", "bytes in memory"))
+        self.path = default if name is None else name
         self.damage = ""
         self._container: av.container.InputContainer | None = None
         self._times: list[int] | None = (
@@ -142,14 +149,22 @@ class Video:
 
     # Opening and listing
 
+    def _size(self) -> int:
+        """Bytes of the file, which is left at its start."""
+        if isinstance(self._file, str):
+            if not os.path.isfile(self._file):
+                raise BadVideo(self.path, "no such file" if not os.path.exists(self._file) else "not a file")
+            return os.path.getsize(self._file)
+        size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(0)
+        return size
+
     def _open(self) -> None:
         self.close()
-        if not os.path.isfile(self.path):
-            raise BadVideo(self.path, "no such file" if not os.path.exists(self.path) else "not a file")
-        if not os.path.getsize(self.path):
+        if self._size() == 0:
             raise BadVideo(self.path, "the file is empty (0 bytes)")
         try:
-            self._container = av.open(self.path)
+            self._container = av.open(self._file)
         except _FAILURES as error:
             raise BadVideo(self.path, f"cannot be opened as a video ({_words(error)})") from error
         streams = [s for s in self._container.streams.video if not int(s.disposition) & ATTACHED_PICTURE]
@@ -314,7 +329,7 @@ def _words(error: BaseException) -> str:
 
 
 def read_frames(
-    path: str | os.PathLike, indices: Sequence[int], window_of: WindowOf | None = None
+    path: str | os.PathLike | bytes | BinaryIO, indices: Sequence[int], window_of: WindowOf | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Decodes the frames of a file at `indices`, see `Video.read`; beyond what decodes, the last frame that does."""
     with Video(path) as video:

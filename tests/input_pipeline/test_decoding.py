@@ -55,6 +55,22 @@ def test_frames_come_in_the_order_asked_for_across_key_frames(tmp_path):
     assert np.abs(level(every) - level(frames)).max() < 3
 
 
+def test_bytes_and_open_files_give_the_same_frames(tmp_path):
+    write_mp4(tmp_path / "a.mp4", pixels(1, 20), keyframe_interval=4)
+    expected = read_frames(tmp_path / "a.mp4", [19, 0, 7])
+    whole = (tmp_path / "a.mp4").read_bytes()
+    with Video(whole, "shard.tar::a.mp4") as video:
+        assert video.path == "shard.tar::a.mp4" and (video.read([19, 0, 7]) == expected).all()
+    with open(tmp_path / "a.mp4", "rb") as file:
+        file.seek(100)  # wherever it stands
+        with Video(file) as video:
+            assert video.path == str(tmp_path / "a.mp4") and (video.read([19, 0, 7]) == expected).all()
+        assert not file.closed
+    for damaged, reason in ((b"", "the file is empty"), (b"no video" * 99, "cannot be opened as a video")):
+        with pytest.raises(BadVideo, match=f"row 3: {reason}"):
+            Video(damaged, "row 3")
+
+
 def test_the_decoder_resizes_and_cuts(tmp_path):
     write_mp4(tmp_path / "a.mp4", pixels(5), crf=10)
     seen = []
