@@ -173,15 +173,9 @@ def _key(encoder: FrozenEncoder, data: ConfigDict, files: list, how: list) -> st
 def _source_state(source: input_pipeline.Source) -> list:
     """Labels, and name, size and time of every file of a source, so that a changed file is a changed source."""
 
-    def state(path: str) -> list:
-        try:
-            stat = os.stat(path)
-        except OSError:
-            return [path]
-        return [path, stat.st_size, stat.st_mtime_ns]
-
     labels = {name: column.tolist() for name, column in source.labels.items()}
-    return [[state(path) for path in source.paths], labels, source.label_names]
+    files = [[path, source.store.stamp(i)] for i, path in enumerate(source.paths)]
+    return [files, labels, source.label_names]
 
 
 class _Writer:

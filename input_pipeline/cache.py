@@ -27,7 +27,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from input_pipeline import transforms
-from input_pipeline.decode import BadVideo, FewerFrames, Video, WindowOf
+from input_pipeline.decode import BadVideo, FewerFrames, WindowOf
 from input_pipeline.sources import Source
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
@@ -113,9 +113,10 @@ def open_cache(source: Source, cache_size: int, root: str = "", threads: int = 0
     Raises:
       UserError: the decoded videos do not fit into memory.
     """
-    paths = list(dict.fromkeys(source.paths))
+    first = {path: i for i, path in reversed(list(enumerate(source.paths)))}
+    indices = sorted(first.values())  # one sample for each video
     family = _digest([source.name, os.path.abspath(source.name), os.path.abspath(root), str(cache_size)])[:8]
-    name = f"{Path(source.name).stem}-{family}-{_content_key(paths, cache_size)}"
+    name = f"{Path(source.name).stem}-{family}-{_content_key(source, indices, cache_size)}"
     for folder in _folders(source):
         if (folder / name).is_dir():
             try:
@@ -124,22 +125,20 @@ def open_cache(source: Source, cache_size: int, root: str = "", threads: int = 0
                 shutil.rmtree(folder / name, ignore_errors=True)  # damaged since: made again
     with _Sink(source, name) as sink:
         shapes, reasons = [], []
-        for frames, reason in _decode_all(source, paths, cache_size, threads or os.cpu_count() or 1):
+        for frames, reason in _decode_all(source, indices, cache_size, threads or os.cpu_count() or 1):
             shapes.append(frames.shape)
             reasons.append(reason)
             sink.add(frames)
-            _check_memory(source, sink.size, len(shapes), len(paths))
+            _check_memory(source, sink.size, len(shapes), len(indices))
         shapes = np.array(shapes, np.int64).reshape(-1, 4)
         return sink.finish(shapes, reasons)
 
 
-def _content_key(paths: Sequence[str], cache_size: int) -> str:
+def _content_key(source: Source, indices: Sequence[int], cache_size: int) -> str:
     parts = [_VERSION, str(cache_size)]
-    for path in paths:
-        parts.append(os.path.abspath(path))
-        with contextlib.suppress(OSError):
-            status = os.stat(path)
-            parts.append(f"{status.st_size} {status.st_mtime_ns}")
+    for index in indices:
+        name = source.paths[index]
+        parts += [os.path.abspath(name) if source.media is None else name, source.store.stamp(index)]
     return _digest(parts)[:16]
 
 
@@ -164,17 +163,17 @@ def _load(source: Source, folder: Path) -> Cache:
 
 
 def _decode_all(
-    source: Source, paths: Sequence[str], cache_size: int, threads: int
+    source: Source, indices: Sequence[int], cache_size: int, threads: int
 ) -> Iterator[tuple[UInt8[np.ndarray, "T H W 3"], str]]:
-    """(frames, what is damaged) or (no frames, why) of each file, in order, decoded in parallel."""
+    """(frames, what is damaged) or (no frames, why) of each sample's file, in order, decoded in parallel."""
 
     def window_of(height: int, width: int) -> Window:
         side = min(height, width, cache_size or min(height, width))
         return transforms.whole_window(*transforms.short_side(height, width, side))
 
-    def decode(path: str) -> tuple[np.ndarray, str]:
+    def decode(index: int) -> tuple[np.ndarray, str]:
         try:
-            with Video(path) as video:
+            with source.open(index) as video:
                 try:
                     frames = video.read(range(video.num_frames), window_of)
                 except FewerFrames:
@@ -184,12 +183,12 @@ def _decode_all(
             return np.empty((0, 0, 0, 3), np.uint8), error.reason
 
     if not sys.stderr.isatty():
-        print(f"decoding {len(paths)} videos of {source.name} into the cache", file=sys.stderr, flush=True)
+        print(f"decoding {len(indices)} videos of {source.name} into the cache", file=sys.stderr, flush=True)
     with ThreadPoolExecutor(threads, thread_name_prefix="cache") as pool:
         waiting = deque()
         try:
-            for path in tqdm(paths, "decoding videos", unit=" videos", disable=None, leave=False):
-                waiting.append(pool.submit(decode, path))
+            for index in tqdm(indices, "decoding videos", unit=" videos", disable=None, leave=False):
+                waiting.append(pool.submit(decode, index))
                 if len(waiting) > 4 * threads:  # bounded: decoded videos wait in memory
                     yield waiting.popleft().result()
             while waiting:

@@ -14,7 +14,6 @@ a caption are left out from the beginning where text is asked for.
 
 import collections
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +23,8 @@ from jaxtyping import Int, UInt8
 from input_pipeline import clips
 from input_pipeline.cache import Cache, CachedVideo, open_cache
 from input_pipeline.clips import Part, Recipe
-from input_pipeline.decode import BadVideo, Video
+from input_pipeline.decode import BadVideo
+from input_pipeline.media import OpenVideo
 from input_pipeline.sources import Source, open_source
 from input_pipeline.text import open_texts
 from vfm.errors import UserError
@@ -118,23 +118,19 @@ class Videos:
     def _check_presence(self) -> None:
         step = -(-len(self.source) // _FILES_CHECKED)
         index_of = {self.source.paths[i]: i for i in range(0, len(self.source), step)}
-        missing = {path: i for path, i in index_of.items() if not os.path.exists(path)}
-        if len(missing) == len(index_of):
-            path, first = next(iter(missing.items()))
+        missing = self.source.store.missing(index_of.values())
+        if missing and len(missing) == len(index_of):
+            first, reason = next(iter(missing.items()))
             raise UserError(
-                f"{self.source.key}='{self.source.name}': none of its files is there, e.g. {path}: no such file "
-                f"({self.source.where(first)}); set data.root to the folder that the paths in it are relative to"
+                f"{self.source.key}='{self.source.name}': none of its files is there, e.g. {self.source.paths[first]}: "
+                f"{reason} ({self.source.where(first)}); set data.root to the folder that the paths in it are relative "
+                f"to"
             )
-        for index in missing.values():
-            self.bad.add(self.source.clip_name(index), "no such file")
+        for index, reason in missing.items():
+            self.bad.add(self.source.clip_name(index), reason)
 
-    def open(self, index: int) -> Video | Part | CachedVideo:
-        if self.cache:
-            return self.cache.open(index)
-        video = Video(self.source.paths[index])
-        if self.source.spans is None or np.isnan(self.source.spans[index, 0]):
-            return video
-        return Part(video, *self.source.spans[index])
+    def open(self, index: int) -> OpenVideo | Part | CachedVideo:
+        return self.cache.open(index) if self.cache else self.source.open(index)
 
     def text(self, indices: Sequence[int], choices: Sequence[int] | None = None) -> Batch:
         """The rows of text of samples, by default their first captions; nothing where there are no texts."""

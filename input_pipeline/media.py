@@ -1,0 +1,95 @@
+"""Where the frames of a sample come from: files by default, members of shards or rows of tables otherwise.
+
+A `Media` opens samples by their index. It can be pickled (loader processes get a copy) and opens its own files only
+when they are first asked for, in each process and thread for itself.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Protocol, Self
+
+import numpy as np
+from jaxtyping import UInt8
+
+from input_pipeline.decode import Video, WindowOf
+
+
+class OpenVideo(Protocol):
+    """An open video, a context manager: `decode.Video`, or frames that were stored one by one."""
+
+    path: str
+
+    @property
+    def damage(self) -> str: ...
+
+    @property
+    def num_frames(self) -> int: ...
+
+    def frames_between(self, start: float, end: float) -> tuple[int, int]: ...
+
+    def read(
+        self, indices: Sequence[int], window_of: WindowOf | None = None
+    ) -> UInt8[np.ndarray, "T H W 3"]: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_) -> None: ...
+
+
+class Media(Protocol):
+    """The videos of a source, by index."""
+
+    def __len__(self) -> int: ...
+
+    def open(self, index: int) -> OpenVideo:
+        """The video of a sample.
+
+        Raises:
+          BadVideo: it cannot be read.
+        """
+        ...
+
+    def missing(self, indices: Iterable[int]) -> dict[int, str]:
+        """Those of `indices` that are known to be absent, each with the reason; only what is cheap to find out."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What the sample is called in messages, lists and caches: stable, and unique unless a video is repeated."""
+        ...
+
+    def stamp(self, index: int) -> str:
+        """Changes when the sample's bytes do, as far as that is cheap to see (size and time of its file)."""
+        ...
+
+
+class Files:
+    """Videos that are files of their own."""
+
+    def __init__(self, paths: Sequence[str]):
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def open(self, index: int) -> Video:
+        return Video(self._paths[index])
+
+    def missing(self, indices: Iterable[int]) -> dict[int, str]:
+        return {i: "no such file" for i in indices if not os.path.exists(self._paths[i])}
+
+    def name(self, index: int) -> str:
+        return self._paths[index]
+
+    def stamp(self, index: int) -> str:
+        return file_stamp(self._paths[index])
+
+
+def file_stamp(path: str) -> str:
+    """Size and time of a local file; "" where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    return f"{status.st_size} {status.st_mtime_ns}"
