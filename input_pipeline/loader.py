@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
-import grain
 import numpy as np
 from absl import flags
 
@@ -35,6 +34,8 @@ def _outlive_signals(index: int, count: int) -> None:
 
 def _read(chunks: Any, ahead: int, threads: int, workers: int, chunk_bytes: int) -> Iterator[dict[str, Any]]:
     """Grain's iterator over chunks in their order, about `ahead` of them read in advance."""
+    import grain  # it imports jax, for which the processes that decode have no use
+
     per_worker = max(1, -(-ahead // max(workers, 1)))
     buffered = max(per_worker, threads) if threads else 0
     dataset = grain.MapDataset.source(chunks).to_iter_dataset(
