@@ -62,7 +62,7 @@ class Source:
       name: what the user gave.
       key: the configuration key it was given under, for messages.
       paths: of the files, absolute or relative to the working folder.
-      labels: column -> the class of each sample (`MultiLabel`: rows of 0 and 1); the first column is the batch's `label`.
+      labels: column -> the class of each sample (`MultiLabel`: rows of 0, 1); the first column is the batch's `label`.
       captions: of each sample, one or several (of conversations: the answers); empty if there are none.
       label_names: column -> names of its classes, where they are known.
       lines: of each sample in its list file; empty for folders.

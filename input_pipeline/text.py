@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from input_pipeline.conversations import Turns
+from input_pipeline.formats.base import Turns
 from input_pipeline.sources import Source
 from input_pipeline.tokenizers import Tokenizer, tokenizer_of
 from vfm.errors import UserError
