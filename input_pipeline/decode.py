@@ -14,7 +14,7 @@ import bisect
 import io
 import os
 from collections.abc import Callable, Sequence
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import av
 import numpy as np
@@ -48,12 +48,26 @@ class FewerFrames(BadVideo):
     """The file holds fewer frames than its packets promised; the video's `num_frames` tells how many from now on."""
 
 
+class Listing(NamedTuple):
+    """What the packets of a file say: kept beside it, it spares listing them again.
+
+    `times`: of each frame, sorted, in the stream's unit (None = not trustworthy, frames are counted instead); `keys`:
+    indices of the frames that decoding can start from; `num_frames`; `damage`: "" or what is wrong with the file.
+    """
+
+    times: Sequence[int] | None
+    keys: Sequence[int]
+    num_frames: int
+    damage: str
+
+
 class Video:
     """An open video file; a context manager.
 
     Args:
       file: a path, the bytes of a file, or an open binary file that can seek; the last stays open.
       name: what messages call it; a path's default is the path.
+      listing: what an earlier `Video` of the same bytes found.
 
     Attributes:
       path: that name.
@@ -63,7 +77,12 @@ class Video:
       BadVideo: from every method, when the file cannot be read; `reason` says what is wrong with it.
     """
 
-    def __init__(self, file: str | os.PathLike | bytes | BinaryIO, name: str | None = None):
+    def __init__(
+        self,
+        file: str | os.PathLike | bytes | BinaryIO,
+        name: str | None = None,
+        listing: Listing | None = None,
+    ):
         if isinstance(file, bytes | bytearray | memoryview):
             file = io.BytesIO(file)
         self._file = os.fspath(file) if isinstance(file, str | os.PathLike) else file
@@ -76,6 +95,8 @@ class Video:
         )
         self._keys: list[int] = []  # indices of the frames that decoding can start from
         self._num_frames: int | None = None
+        if listing is not None:
+            self._times, self._keys, self._num_frames, self.damage = listing
         self._open()
 
     def __enter__(self) -> Self:
@@ -95,6 +116,11 @@ class Video:
         if self._num_frames is None:
             self._list_packets()
         return self._num_frames
+
+    @property
+    def listing(self) -> Listing:
+        """What was found about its frames, for the next `Video` of the same bytes."""
+        return Listing(num_frames=self.num_frames, times=self._times, keys=self._keys, damage=self.damage)
 
     @property
     def fps(self) -> float:
