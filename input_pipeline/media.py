@@ -11,7 +11,8 @@ from typing import Protocol, Self
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline.decode import Video, WindowOf
+from input_pipeline import storage
+from input_pipeline.decode import BadVideo, Video, WindowOf
 
 
 class OpenVideo(Protocol):
@@ -65,7 +66,7 @@ class Media(Protocol):
 
 
 class Files:
-    """Videos that are files of their own."""
+    """Videos that are files of their own, on this machine or elsewhere."""
 
     def __init__(self, paths: Sequence[str]):
         self._paths = paths
@@ -74,22 +75,39 @@ class Files:
         return len(self._paths)
 
     def open(self, index: int) -> Video:
-        return Video(self._paths[index])
+        path = self._paths[index]
+        return open_part(path, path) if storage.is_remote(path) else Video(path)
 
     def missing(self, indices: Iterable[int]) -> dict[int, str]:
-        return {i: "no such file" for i in indices if not os.path.exists(self._paths[i])}
+        local = ((i, self._paths[i]) for i in indices)
+        return {
+            i: "no such file" for i, path in local if not storage.is_remote(path) and not os.path.exists(path)
+        }
 
     def name(self, index: int) -> str:
         return self._paths[index]
 
     def stamp(self, index: int) -> str:
-        return file_stamp(self._paths[index])
+        path = self._paths[index]
+        return "" if storage.is_remote(path) else storage.stamp(path)
 
 
-def file_stamp(path: str) -> str:
-    """Size and time of a local file; "" where there is none."""
+def open_part(name: str, path: str, start: int = 0, size: int | None = None) -> Video:
+    """A video that is a file, or a part of one.
+
+    Args:
+      name: what messages call it.
+      path: the file, local or remote.
+      start: its first byte.
+      size: how many bytes; None = the whole file.
+
+    Raises:
+      BadVideo: it cannot be read.
+    """
     try:
-        status = os.stat(path)
-    except OSError:
-        return ""
-    return f"{status.st_size} {status.st_mtime_ns}"
+        data = storage.content(path, start, size)
+    except FileNotFoundError as error:
+        raise BadVideo(name, "no such file" if name == path else f"no such file: {path}") from error
+    except OSError as error:
+        raise BadVideo(name, f"cannot be read ({error.strerror or error})") from error
+    return Video(data, name)

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int32
 
-from input_pipeline import formats
+from input_pipeline import formats, storage, stores
 from input_pipeline.clips import Part
 from input_pipeline.folders import read_folder
 from input_pipeline.formats import LIST_SUFFIXES, hmdb51
@@ -33,6 +33,8 @@ from input_pipeline.labels import Labels
 from input_pipeline.media import Files, Media, OpenVideo
 from input_pipeline.skips import skipped
 from input_pipeline.spec import Spec, resolve
+from input_pipeline.storage import RemotePath
+from input_pipeline.stores.base import Request
 from input_pipeline.suffixes import SUFFIXES
 from vfm.errors import UserError
 
@@ -158,7 +160,7 @@ def open_source(
     options = resolve(spec, key)
     if "sources" in options:
         raise UserError(f"{key} is a mixture of {', '.join(options['sources'])}; expected one source here")
-    path = Path(options.pop("path")).expanduser()
+    path = storage.place(options.pop("path"))
     root = str(options.pop("root", "") or root)
     lists = [file for file in (options.pop("skip", ""), os.fspath(skip)) if file]
     source = replace(_open(path, root, key, column, medium, options), name=str(path), key=key)
@@ -174,8 +176,13 @@ def open_source(
     return replace(source, skipped=found)
 
 
-def _open(path: Path, root: str, key: str, column: str, medium: str, options: dict[str, Any]) -> Source:
+def _open(
+    path: Path | RemotePath, root: str, key: str, column: str, medium: str, options: dict[str, Any]
+) -> Source:
     name = options.pop("format", "auto")
+    if store := stores.find(str(path), name):
+        table, media = stores.read(store, Request(str(path), options, key, column, medium, root))
+        return replace(_source(table, ""), media=media)
     document = Document(path)
     if path.is_dir() and name == "auto" and not hmdb51.detect(document):
         _only(options, key, path, "labels")
@@ -196,7 +203,7 @@ def _open(path: Path, root: str, key: str, column: str, medium: str, options: di
     if column != "caption" and "column" in formats.options_of(name):
         options.setdefault("column", column)
     folder = path if path.is_dir() else path.parent
-    return _source(formats.read(document, name, options), Path(root).expanduser() if root else folder)
+    return _source(formats.read(document, name, options), storage.place(root) if root else folder)
 
 
 def _only(options: Mapping[str, Any], key: str, path: Path, *known: str) -> None:
@@ -205,11 +212,11 @@ def _only(options: Mapping[str, Any], key: str, path: Path, *known: str) -> None
         raise UserError(f"{key}='{path}': '{unknown[0]}' is an option of annotation files; leave it out")
 
 
-def _source(table: Table, root: Path) -> Source:
+def _source(table: Table, root: str | os.PathLike) -> Source:
     """A source of what an annotation file says; relative paths are below `root`."""
     return Source(
         name="",
-        paths=[os.path.join(root, os.path.expanduser(path)) for path in table.paths],
+        paths=[storage.join(root, path) for path in table.paths],
         labels=table.labels,
         captions=table.captions,
         label_names=table.label_names,

@@ -1,0 +1,47 @@
+"""Stores: where videos lie together with what is known about them, one module for each kind.
+
+A store is a module with `OPTIONS` (what a source's config may set for it, with defaults), `detect(path)` (whether a
+path, a pattern or a folder is unmistakably one) and `read(request)`, which gives a `Table` and the `Media` that opens
+its videos. A new one is a file beside these and a line in `STORES`.
+"""
+
+from types import ModuleType
+
+from input_pipeline.formats.base import Table
+from input_pipeline.media import Media
+from input_pipeline.stores import webdataset
+from input_pipeline.stores.base import Request
+from vfm.errors import UserError
+from vfm.parts import nearest
+
+STORES: dict[str, ModuleType] = {"webdataset": webdataset}
+
+
+def find(path: str, name: str = "auto") -> str:
+    """The name of the store that a path is, "" if it is none.
+
+    Raises:
+      UserError: it may be one of several.
+    """
+    if name != "auto":
+        return name if name in STORES else ""
+    found = [name for name, module in STORES.items() if module.detect(path)]
+    if len(found) > 1:
+        raise UserError(f"'{path}': may be {' or '.join(found)}; say which with format=NAME")
+    return found[0] if found else ""
+
+
+def read(name: str, request: Request) -> tuple[Table, Media]:
+    """What the store `name` holds.
+
+    Raises:
+      UserError: it has no such option, or its contents are not understood.
+    """
+    known = STORES[name].OPTIONS
+    for option in request.options:
+        if option not in known:
+            raise UserError(
+                f"{request.key}='{request.path}': '{option}' is no option of format '{name}'{nearest(option, known)}; "
+                f"it takes: {', '.join(known) or 'none'}"
+            )
+    return STORES[name].read(request._replace(options={**known, **request.options}))
