@@ -89,8 +89,10 @@ def get_config() -> ConfigDict:
     d.cache = False  # keep decoded videos in memory (uint8, at `cache_size`); for sets that fit
     d.cache_size = 0  # short side of cached frames; 0 = as stored
     d.max_bad_fraction = 0.01  # stop when more of the distinct files than this cannot be decoded
+    d.check = True  # before training, open every local file and leave the bad ones out of the plan
+    d.stall_seconds = 120.0  # name the files being read when no clip has come for so long; 0 = never
     d.workers = 0  # decoding processes; 0 = threads of this process
-    d.threads = 2  # decoding threads of each process
+    d.threads = 2  # decoding threads, where there are no processes for it
     d.prefetch = 2  # batches ready on the device
     d.text = t = ConfigDict()
     t.tokenizer = (
