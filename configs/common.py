@@ -12,7 +12,7 @@ and the keyword arguments that it takes.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from configs.objectives import (
     IMAGENET_MEAN,
@@ -73,8 +73,11 @@ def get_config() -> ConfigDict:
     c.unroll = 1  # layers unrolled in one turn of the scan over layers (0 = all); same parameters and results
 
     c.data = d = ConfigDict()
-    d.train = placeholder(str)  # must be set: a CSV file or a folder of videos
-    d.root = ""  # what relative paths in a CSV are relative to; "" = the CSV's own folder
+    # A SPEC: a list file, a folder or one video; a Python file (FILE.py or FILE.py:arg) or a mapping that says more:
+    # dict(path=, format=, root=, template=, split=, labels=, column=, skip=), see input_pipeline/spec.py
+    d.train = placeholder(object)  # must be set
+    d.root = ""  # what relative paths in a list are relative to; "" = the list's own folder
+    d.skip = ""  # a CSV path,reason of samples to leave out, such as scripts.validate_data writes
     d.frames = 16
     d.sampling = "dense"  # dense: `frames` at `stride` | sparse: one from each of `frames` equal segments
     d.stride = 4  # in source frames
@@ -111,7 +114,8 @@ def get_config() -> ConfigDict:
     t.pad = placeholder(int)  # id of padding
     t.sticky = placeholder(bool)  # padding counts as text: text_mask is True everywhere (SigLIP)
     t.clean = placeholder(str)  # none | lower | canonicalize (SigLIP) | clip
-    d.images = ""  # a second source: of images with captions, as videos of one frame; "" = none
+    # A second SPEC: of images with captions, as videos of one frame; "" = none
+    d.images = FieldReference("", field_type=object)
     d.image_batch = 0  # images beside every global batch of videos
 
     c.model = m = ConfigDict()

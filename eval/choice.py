@@ -18,6 +18,7 @@ from eval.metrics import choices
 from eval.model import Model, padded
 from eval.text_clips import Clips, row, standard_error
 from eval.zero_shot import clean_name
+from input_pipeline.spec import folder_of
 from input_pipeline.text import conversation_row
 from vfm.errors import UserError
 
@@ -108,7 +109,7 @@ def from_file(clips: Clips, file: str) -> tuple[list[Question], list[str]]:
     """
     chosen = set(clips.chosen.tolist())
     place = {os.path.normpath(path): i for i, path in enumerate(clips.source.paths)}
-    root = Path(clips.spec).parent
+    root = folder_of(clips.spec)
     out, missing = [], []
     for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():

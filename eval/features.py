@@ -22,6 +22,9 @@ from ml_collections import ConfigDict
 import input_pipeline
 from eval.encoder import FrozenEncoder, digest
 from eval.progress import Bar
+from input_pipeline.labels import MultiLabel
+from input_pipeline.spec import Spec, describe, folder_of
+from input_pipeline.spec import sibling as spec_of_sibling
 from vfm import models, ops
 from vfm.errors import UserError
 
@@ -97,22 +100,36 @@ def check_column(name: str, columns: Iterable[str], words: Iterable[str], spec: 
         )
 
 
-def sibling(spec: str, split: str) -> str:
-    """`split`.csv beside the CSV (or a folder beside the folder) that a run was trained on.
+def check_single(name: str, source: input_pipeline.Source) -> None:
+    """There is a column of that name, with one class for each clip.
+
+    Raises:
+      UserError: there is none, or its clips have several.
+    """
+    check_column(name, source.labels, source.words, f"'{source.name}'")
+    if isinstance(source.labels.get(name), MultiLabel):
+        raise UserError(
+            f"config.tasks: clips of '{source.name}' have several classes of '{name}' each, and this evaluation knows "
+            f"one; choose another column"
+        )
+
+
+def sibling(spec: Spec, split: str) -> Spec:
+    """`split`.csv beside the CSV (or a folder beside the folder) that a run was trained on, read with its options.
 
     Raises:
       UserError: there is no such file.
     """
-    place = Path(spec)
-    beside = place.with_name(split + place.suffix)
-    if not spec or not beside.exists():
+    beside = spec_of_sibling(spec, split) if spec else None
+    if beside is None:
         raise UserError(
-            f"config.data.{split} is not set and '{beside}' does not exist; add --config.data.{split}=SPEC"
+            f"config.data.{split} is not set and nothing of that name is beside '{describe(spec or '')}'; add "
+            f"--config.data.{split}=SPEC"
         )
-    return str(beside)
+    return beside
 
 
-def specs_of(data, encoders: list[FrozenEncoder], only_train: bool = False) -> dict[str, str]:
+def specs_of(data, encoders: list[FrozenEncoder], only_train: bool = False) -> dict[str, Spec]:
     """SPEC of each split: the evaluation config's, or else beside what the (first) run was trained on.
 
     Raises:
@@ -133,7 +150,7 @@ def specs_of(data, encoders: list[FrozenEncoder], only_train: bool = False) -> d
 
 
 def data_config(
-    run: ConfigDict, spec: str, root: str = "", loading: Mapping[str, Any] | None = None
+    run: ConfigDict, spec: Spec, root: str = "", loading: Mapping[str, Any] | None = None
 ) -> ConfigDict:
     """The data config of a run with another source.
 
@@ -143,8 +160,9 @@ def data_config(
       loading: values of `LOADING` keys instead of the run's; None = the run's.
     """
     with run.copy_and_resolve_references().unlocked() as config:
-        beside = Path(spec).parent == Path(config.data.train or "").parent
-        config.data.train = spec
+        beside = folder_of(spec) == folder_of(config.data.train or "")
+        with config.ignore_type():  # a path may take the place of a mapping, and the other way round
+            config.data.train = spec
         config.data.root = root or (config.data.root if beside else "")
         for key in LOADING:
             if (value := (loading or {}).get(key)) is not None:
@@ -290,7 +308,7 @@ def load(folder: Path, source: input_pipeline.Source) -> FeatureSet:
 
 def extract(
     encoders: list[FrozenEncoder],
-    spec: str,
+    spec: Spec,
     *,
     cache: Path,
     root: str = "",
@@ -337,7 +355,7 @@ def extract(
     return {e.name: load(cache / keys[e.name], sources[e.name]) for e in encoders}
 
 
-def check(config: ConfigDict, encoders: list[FrozenEncoder], specs: dict[str, str]) -> None:
+def check(config: ConfigDict, encoders: list[FrozenEncoder], specs: dict[str, Spec]) -> None:
     """Tasks, group and pooling exist, before any feature is extracted.
 
     Raises:
@@ -348,7 +366,7 @@ def check(config: ConfigDict, encoders: list[FrozenEncoder], specs: dict[str, st
         data = data_config(encoders[0].config, spec, config.data.root)
         source = input_pipeline.open_source(spec, data.root, "config.data")
         for name in names:
-            check_column(name, source.labels, source.words, f"'{spec}'")
+            check_single(name, source)
     for encoder in encoders:
         if config.pooling == "cls" and encoder.outputs().cls is None:
             raise UserError(
@@ -357,7 +375,7 @@ def check(config: ConfigDict, encoders: list[FrozenEncoder], specs: dict[str, st
 
 
 def collect(
-    encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str, str], quiet: bool = False
+    encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str, Spec], quiet: bool = False
 ) -> dict[str, dict[str, FeatureSet]]:
     """Features by encoder and split; what is judged in the views of the config, training clips in one."""
     by_group = config.protocol == "leave_one_group_out"

@@ -18,6 +18,7 @@ from eval import features, pictures, report_parts, report_style, report_text
 from eval.report_data import Evaluation, Run, read_evaluations, read_run
 from input_pipeline.chunks import EvaluationChunks, Videos
 from input_pipeline.clips import Recipe
+from input_pipeline.spec import Spec, describe, is_mapping
 from vfm import objectives
 from vfm.errors import UserError
 from vfm.train import cli
@@ -28,7 +29,7 @@ TRIES = 4  # clips beside one another that are tried for a picture
 LARGEST = 112  # pixels of a picture's side
 
 
-def reconstruct(run: Run, params: dict, spec: str, data: ConfigDict) -> list[dict[str, np.ndarray]]:
+def reconstruct(run: Run, params: dict, spec: Spec, data: ConfigDict) -> list[dict[str, np.ndarray]]:
     """Some clips of `spec` as uint8 videos original, masked, predicted; [] where the objective makes no pictures.
 
     Args:
@@ -58,6 +59,13 @@ def reconstruct(run: Run, params: dict, spec: str, data: ConfigDict) -> list[dic
     return [{k: pictures.shrink(v[i], LARGEST) for k, v in found.items()} for i in range(len(videos))]
 
 
+def _place(spec: Spec) -> tuple[Path, str]:
+    """Tells sources apart: the file, and which split of it."""
+    return Path(describe(spec)).resolve(), str(dict(spec.items()).get("split", "")) if is_mapping(
+        spec
+    ) else ""
+
+
 def _pictures(run: Run, params: dict, evaluation: Evaluation, clips: str) -> str:
     """The section of pictures; where they cannot be made, a line that says why: the numbers are worth a report."""
     specs = evaluation.about.get("specs", {})
@@ -71,7 +79,7 @@ def _pictures(run: Run, params: dict, evaluation: Evaluation, clips: str) -> str
         loading = {} if clips else evaluation.about.get("config", {}).get("data", {})
         data = features.data_config(run.config, spec, loading.get("root", ""), loading)
         found = reconstruct(run, params, spec, data)
-        unseen = Path(spec).resolve() != Path(run.config.data.train or "").resolve()
+        unseen = _place(spec) != _place(run.config.data.train or "")
         return report_parts.reconstructions(found, run, unseen)
     except Exception as error:
         print(f"the report has no pictures of clips: {error}")

@@ -15,6 +15,7 @@ from eval import controls, features
 from eval.model import Model
 from eval.progress import Bar
 from input_pipeline import Source
+from input_pipeline.spec import Spec
 from vfm.errors import UserError
 
 
@@ -28,7 +29,7 @@ class Clips:
       bad_files: what could not be read, filled while reading.
     """
 
-    spec: str
+    spec: Spec
     source: Source
     chosen: Int[np.ndarray, " N"]
     bad_files: dict[str, dict] = field(default_factory=dict)
@@ -45,7 +46,7 @@ class Clips:
         Raises:
           UserError: no such column, or nothing names its classes.
         """
-        features.check_column(task, self.source.labels, self.source.words, f"'{self.spec}'")
+        features.check_single(task, self.source)
         names = self.source.label_names.get(task)
         if task in self.source.labels and names:
             return self.source.labels[task], names

@@ -32,8 +32,8 @@ def resolve(spec: Spec, key: str = "data.train") -> dict[str, Any]:
     Raises:
       UserError: it is no spec, or its config file cannot be used.
     """
-    if isinstance(spec, Mapping):
-        found = dict(spec.items())
+    if is_mapping(spec):
+        found = _plain(spec)
         if ("path" in found) == ("sources" in found):
             raise UserError(
                 f"{key} is a mapping with {', '.join(map(str, found)) or 'no keys'}; expected 'path' (a source) or "
@@ -51,9 +51,19 @@ def resolve(spec: Spec, key: str = "data.train") -> dict[str, Any]:
     return resolve(_from_file(Path(match[1]).expanduser(), match[2], key), key)
 
 
+def _plain(value: Any) -> Any:
+    """Dicts instead of configs, all the way down."""
+    return {name: _plain(part) for name, part in value.items()} if is_mapping(value) else value
+
+
+def is_mapping(spec: Any) -> bool:
+    """Whether a spec is a mapping: a dict, or a config, which is none by its type."""
+    return isinstance(spec, Mapping) or hasattr(spec, "items")
+
+
 def describe(spec: Spec) -> str:
     """A spec in a word, for messages and titles: its path, or the names of a mixture."""
-    if not isinstance(spec, Mapping):
+    if not is_mapping(spec):
         return os.fspath(spec)
     if "sources" in spec:
         return f"mixture of {', '.join(spec['sources'])}"
@@ -65,9 +75,9 @@ def sibling(spec: Spec, split: str) -> Spec | None:
 
     None where there is no such file, or the spec names no file of its own.
     """
-    if isinstance(spec, Mapping):
+    if is_mapping(spec):
         beside = sibling(spec["path"], split) if spec.get("path") and not spec.get("split") else None
-        return None if beside is None else {**spec, "path": beside}
+        return None if beside is None else dict(spec.items()) | {"path": beside}
     if not spec or _CONFIG.match(os.fspath(spec)):
         return None
     place = Path(spec)
@@ -97,7 +107,7 @@ def _from_file(file: Path, argument: str | None, key: str) -> Spec:
             f"{key}='{file}:{argument}': its get_config() takes no argument; leave ':{argument}' out"
         )
     found = make() if argument is None else make(argument)
-    if isinstance(found, Mapping) and "data" in found:  # of an experiment
+    if is_mapping(found) and "data" in found:  # of an experiment
         data = found["data"]
         if not data.get("train"):
             raise UserError(f"{key}='{file}': its data.train is not set; expected a source")
@@ -105,7 +115,7 @@ def _from_file(file: Path, argument: str | None, key: str) -> Spec:
         return root | resolve(data["train"], key)
     if isinstance(found, str | os.PathLike) and not os.fspath(found).startswith(str(file)):
         return found
-    if isinstance(found, Mapping):
+    if is_mapping(found):
         return found
     raise UserError(
         f"{key}='{file}': get_config() returned {found!r}; expected a path or a mapping with 'path'"

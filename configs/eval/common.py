@@ -5,7 +5,7 @@ config.json and is deliberately not a key here.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 
 def get_config() -> ConfigDict:
@@ -14,9 +14,11 @@ def get_config() -> ConfigDict:
     c.protocol = "split"  # split: train / validation / test | leave_one_group_out: kNN over one labelled set
 
     c.data = d = ConfigDict()
-    d.train = ""  # SPEC of labelled clips; "" = what the run was trained on
-    d.validation = ""  # hyper-parameters are chosen here; "" = validation.csv beside the training CSV
-    d.test = ""  # what is reported; "" = test.csv beside the training CSV
+    # SPECs, as config.data.train of a training run
+    d.train = FieldReference("", field_type=object)  # labelled clips; "" = what the run was trained on
+    # Hyper-parameters are chosen on validation, test is reported; "" = validation.csv, test.csv beside the training CSV
+    d.validation = FieldReference("", field_type=object)
+    d.test = FieldReference("", field_type=object)
     d.root = ""  # what relative paths in these CSVs are relative to; "" = each CSV's own folder
     d.group = "group"  # CSV column that leave_one_group_out leaves out, such as the person in the clip
     d.max_bad_fraction = placeholder(float)  # stop when more files than this do not decode; None = the run's

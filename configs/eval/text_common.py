@@ -5,7 +5,7 @@ a key here. A protocol looks at the keys of its own name and at the common ones.
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 CONTROLS = ("none", "shuffled", "reversed", "single_frame", "blind")
 
@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     c.stage = ""  # what results.jsonl calls the training stage; "" = the name of the run's objective
 
     c.data = d = ConfigDict()
-    d.test = ""  # SPEC of the clips; "" = test.csv beside the training CSV
+    d.test = FieldReference("", field_type=object)  # SPEC of the clips; "" = test.csv beside the training CSV
     d.root = ""  # what relative paths in it are relative to; "" = its own folder
     d.limit = 0  # so many clips, evenly spread; 0 = all
     d.max_bad_fraction = placeholder(float)  # stop when more files than this do not decode; None = the run's

@@ -35,8 +35,9 @@ def detect(document: Document) -> bool:
         return document.first_has("video_dir") or _is_hvu(document) or _is_captions(document)
     if not document.is_text:
         return False
-    rows = [_ROW.match(line.strip()) for _, line in document.lines]
-    return all(rows) and any(len(row[2].split()) > 1 for row in rows)
+    return all(_ROW.match(line.strip()) for _, line in document.lines) and any(
+        len(line.split()) > 2 for _, line in document.lines
+    )
 
 
 def read(document: Document, options: Mapping[str, Any]) -> Table:
@@ -92,8 +93,8 @@ def _kind(document: Document, names: list[str], numbers: list[list[int]]) -> str
         return "rawframes"
     if all(len(some) == 3 for some in numbers):
         raise UserError(
-            f"{document}: three numbers in every line may be offset, frames, label or frames and two labels; say which "
-            f"with format='mmaction2' and kind='rawframes_offset' or kind='rawframes_multi'"
+            f"{document}: three numbers in every line may be offset, frames, label or frames and two labels (or clips of "
+            f"kind='rawvideo'); say which with format='mmaction2' and kind='rawframes_offset' or 'rawframes_multi'"
         )
     return "rawframes_multi"
 

@@ -16,6 +16,9 @@ from vfm.errors import UserError
 
 OPTIONS = {"template": "{id}", "labels": ""}
 _EITHER = VIDEO_SUFFIXES | IMAGE_SUFFIXES
+_BOXES = re.compile(
+    r"^[^,\s]+,\d+(?:\.\d+)?(?:,[01]\.\d+){4},"
+)  # of AVA: clip, second, x1, y1, x2, y2, action
 _LABELLED = re.compile(r"^(.*?[^\s,])\s*[\s,]\s*([^\s,]+)$")
 
 
@@ -29,6 +32,10 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
         raise UserError(
             f"{document} line {lines[0][0]}: the header has the columns {', '.join(document.header)} but no 'path'; "
             f"rename the column that holds the files to 'path', or name them by template='{{column}}.mp4'"
+        )
+    if _BOXES.match(lines[0][1]):
+        raise UserError(
+            f"{document}: lists boxes of people in frames, as AVA does; a source has one row of labels for each clip"
         )
     bare = all(Path(line.strip()).suffix.lower() in _EITHER for _, line in lines)
     paths, values = [], []

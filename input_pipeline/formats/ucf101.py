@@ -18,11 +18,10 @@ _LINE = re.compile(r"^((\w+)/v_(\w+)_g(\d+)_c\d+\.\w+)(?:\s+(\d+))?$")
 
 
 def detect(document: Document) -> bool:
-    if not document.is_text:
+    if not document.is_text or not all(_LINE.match(line.strip()) for _, line in document.lines):
         return False
-    found = [_LINE.match(line.strip()) for _, line in document.lines]
     # Lists that number from 0 are of other code bases, and say all there is to know.
-    return all(found) and not any(row[5] == "0" for row in found)
+    return not any(line.endswith(" 0") for _, line in document.lines)
 
 
 def read(document: Document, options: Mapping[str, Any]) -> Table:
