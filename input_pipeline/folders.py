@@ -5,21 +5,29 @@ from pathlib import Path
 
 import numpy as np
 
+from input_pipeline import storage
 from input_pipeline.formats.base import Document, Table
+from input_pipeline.storage import RemotePath
 from input_pipeline.suffixes import SUFFIXES
 from vfm.errors import UserError
 
 
-def read_folder(folder: Path, key: str, medium: str, labels: str = "") -> Table:
+def read_folder(folder: Path | RemotePath, key: str, medium: str, labels: str = "") -> Table:
     """The videos (or images) of a folder; classes are numbered in sorted order, by classes.json or by `labels`.
 
     Raises:
       UserError: there are none, or it is not clear what the folder means.
     """
     suffixes = SUFFIXES[medium]
-    here = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    plain = [str(p) for p in here if p.is_file() and p.suffix.lower() in suffixes]
-    classes = {p.name: files for p in here if p.is_dir() and (files := _files_below(p, suffixes))}
+    files = sorted(
+        (_parts(folder, file) for file in storage.files_below(folder) if _suffix(file) in suffixes),
+        key=_order,
+    )
+    plain = [storage.join(folder, parts[0]) for parts in files if len(parts) == 1]
+    classes: dict[str, list[str]] = {}
+    for parts in files:
+        if len(parts) > 1:
+            classes.setdefault(parts[0], []).append(storage.join(folder, "/".join(parts)))
     if plain and classes:
         raise UserError(
             f"{key}='{folder}': has both {medium} files ('{Path(plain[0]).name}') and subfolders with {medium}s "
@@ -30,7 +38,7 @@ def read_folder(folder: Path, key: str, medium: str, labels: str = "") -> Table:
     if not classes:
         raise UserError(
             f"{key}='{folder}': the folder holds no {medium}s; expected {medium} files or one subfolder of {medium}s "
-            f"for each class (endings known: {' '.join(sorted(suffixes))})"
+            f"for each class (endings known: {' '.join(sorted(suffixes))}), or format='frames' for folders of frames"
         )
     given = Document(folder).classes({"labels": labels})
     names = given.names if given else list(classes)
@@ -49,13 +57,14 @@ def read_folder(folder: Path, key: str, medium: str, labels: str = "") -> Table:
     )
 
 
-def _files_below(folder: Path, suffixes: frozenset[str]) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(parent, name)
-            for name in sorted(files)
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
-        ]
-    return found
+def _parts(folder: Path | RemotePath, file: str) -> list[str]:
+    return file[len(os.fspath(folder)) :].strip("/").split("/")
+
+
+def _suffix(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
+
+
+def _order(parts: list[str]) -> list[tuple[bool, str]]:
+    """Files of a folder before those of its folders, each by name."""
+    return [(True, name) for name in parts[:-1]] + [(False, parts[-1])]

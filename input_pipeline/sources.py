@@ -10,7 +10,10 @@ What a spec may be is in `input_pipeline.spec`; annotation files are read by `in
   JSON list           `.json`, `.jsonl`: captions or conversations, see `formats.conversations`
   as published        Kinetics, Something-Something v2, UCF101, MSR-VTT and others: each its own module
   folder              one subfolder is one class (sorted by name), or plain video files without labels
-  one video file      a set of one
+  one video file      a set of one; `clips/*.mp4`, `{a,b}/clip_{000..123}.mp4`: those files
+  shards and the like `input_pipeline.stores`: WebDataset, Parquet, ArrayRecord, TFDS, folders of frames
+
+All of them may be elsewhere (gs://, s3://, hf://, https://), see `input_pipeline.storage`.
 
 The same holds for images, which are read as videos of one frame.
 """
@@ -35,6 +38,7 @@ from input_pipeline.skips import skipped
 from input_pipeline.spec import Spec, resolve
 from input_pipeline.storage import RemotePath
 from input_pipeline.stores.base import Request
+from input_pipeline.stores.frames import FRAME_OPTIONS, FrameFolders
 from input_pipeline.suffixes import SUFFIXES
 from vfm.errors import UserError
 
@@ -183,6 +187,10 @@ def _open(
     if store := stores.find(str(path), name):
         table, media = stores.read(store, Request(str(path), options, key, column, medium, root))
         return replace(_source(table, ""), media=media)
+    frames = {option: options.pop(option) for option in FRAME_OPTIONS if option in options}
+    if name == "auto" and storage.has_pattern(path):
+        _only(options, key, path)
+        return Source(name=str(path), paths=_matching(path, key, medium))
     document = Document(path)
     if path.is_dir() and name == "auto" and not hmdb51.detect(document):
         _only(options, key, path, "labels")
@@ -202,8 +210,28 @@ def _open(
         name = formats.detect(document, options)
     if column != "caption" and "column" in formats.options_of(name):
         options.setdefault("column", column)
-    folder = path if path.is_dir() else path.parent
-    return _source(formats.read(document, name, options), storage.place(root) if root else folder)
+    table = formats.read(document, name, options)
+    source = _source(table, storage.place(root) if root else path if path.is_dir() else path.parent)
+    if not frames and (not table.frames or _are_files(table.paths, medium)):
+        return source
+    folders = FrameFolders(source.paths, table.frames, **frames)
+    return replace(source, paths=[folders.name(i) for i in range(len(source))], media=folders)
+
+
+def _are_files(paths: Sequence[str], medium: str) -> bool:
+    return all(os.path.splitext(path)[1].lower() in SUFFIXES[medium] for path in paths)
+
+
+def _matching(path: Path | RemotePath, key: str, medium: str) -> list[str]:
+    """The files that a pattern stands for."""
+    found = storage.expand(path)
+    if not _are_files(found, medium):
+        other = next(file for file in found if not _are_files([file], medium))
+        raise UserError(
+            f"{key}='{path}': stands for {len(found)} files, of which '{other}' is no {medium}; expected {medium}s "
+            f"({', '.join(sorted(SUFFIXES[medium]))}) or shards of one kind"
+        )
+    return found
 
 
 def _only(options: Mapping[str, Any], key: str, path: Path, *known: str) -> None:

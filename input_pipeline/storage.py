@@ -322,7 +322,8 @@ def files_below(folder: str | os.PathLike) -> list[str]:
     folder = os.fspath(folder)
     if is_remote(folder):
         system, name = filesystem(folder)
-        found = [system.unstrip_protocol(path) for path in attempt(lambda: system.find(name))]
+        top = name.rstrip("/")
+        found = [f"{folder.rstrip('/')}{path[len(top) :]}" for path in attempt(lambda: system.find(name))]
     else:
         found = [
             os.path.join(parent, name)

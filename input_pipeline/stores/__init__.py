@@ -9,12 +9,17 @@ from types import ModuleType
 
 from input_pipeline.formats.base import Table
 from input_pipeline.media import Media
-from input_pipeline.stores import webdataset
+from input_pipeline.stores import frames, images, parquet, webdataset
 from input_pipeline.stores.base import Request
 from vfm.errors import UserError
 from vfm.parts import nearest
 
-STORES: dict[str, ModuleType] = {"webdataset": webdataset}
+STORES: dict[str, ModuleType] = {
+    "frames": frames,
+    "images": images,
+    "parquet": parquet,
+    "webdataset": webdataset,
+}
 
 
 def find(path: str, name: str = "auto") -> str:

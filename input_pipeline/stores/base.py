@@ -65,7 +65,7 @@ def shards(request: Request, is_shard: Callable[[str], bool], what: str, deep: b
     Raises:
       UserError: there are none, or one that was named is not there.
     """
-    path = os.fspath(storage.place(request.path)) if "{" not in request.path else request.path
+    path = os.fspath(storage.place(request.path))
     found = [str(file) for part in storage.expand(path) for file in _inside(part, is_shard, deep)]
     if not found:
         raise UserError(f"{request.key}='{request.path}': the folder holds no {what}")
@@ -122,7 +122,9 @@ def tabulate(
         if name != column and name != "path" and not any(isinstance(values[i], list | dict) for i in good)
     }
     named = [name.strip() for name in str(request.options.get("label", "label")).split(",")]
-    whole = {name: texts[name] for name in (*named, *known) if name in texts}
+    whole = {
+        name: texts[name] for name in (*named, *known) if set(texts.get(name, ())) - {"-1"}
+    }  # -1: kept secret
     place = storage.place(request.path)
     lines = [i + 1 for i in good]
     found, label_names = label_columns(place, lines, whole, known) if good else ({}, {})
