@@ -28,8 +28,8 @@ from configs.objectives import (
 from configs.parts import bert, connector, lm, mamba, text, vit
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "PARTS", "bert", "connector", "contrast", "digits", "distill",
-    "get_config", "language_model_rates", "layer_head", "lm", "mamba", "next_token", "pooled_head",
+    "IMAGENET_MEAN", "IMAGENET_STD", "PARTS", "augment", "bert", "connector", "contrast", "digits",
+    "distill", "get_config", "language_model_rates", "layer_head", "lm", "mamba", "next_token", "pooled_head",
     "teacher", "text", "vit",
 ]  # fmt: skip
 
@@ -50,6 +50,30 @@ def digits(c: ConfigDict) -> None:
     c.optim.lr, c.optim.lr_scaling, c.optim.min_lr, c.optim.warmup = 1e-3, False, 1e-5, "100 steps"
     c.optim.clip = 1.0
     c.log_every = "20 steps"
+
+
+def augment(**changes) -> dict:
+    """The keys of random changes of training clips, alike for all frames of a clip; all off by default."""
+    return (
+        dict(
+            # RandAugment as timm writes it: "rand-m7-n4-mstd0.5-inc1" = magnitude 7 of 10, 4 operations of which each
+            # is applied with probability .5 (p0.5), deviation .5 of the magnitude, all growing with it; "" = off
+            randaug="",
+            jitter=0.0,  # probability of colour jitter; the next four: how far its factors go from 1
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.4,
+            hue=0.1,  # turn, as a share of the circle
+            grey=0.0,  # probability of greyscale
+            blur=0.0,  # probability of Gaussian blur
+            blur_sigma=(0.1, 2.0),  # its deviation in pixels, smallest and largest
+            erase=0.0,  # probability of erasing boxes, through all frames
+            erase_mode="pixel",  # noise in each pixel | color: one random colour | const: the mean, data.mean
+            erase_area=(0.02, 0.3333333),  # of the frame, all boxes together: smallest and largest
+            erase_boxes=1,
+        )
+        | changes
+    )
 
 
 def get_config() -> ConfigDict:
@@ -79,14 +103,21 @@ def get_config() -> ConfigDict:
     d.root = ""  # what relative paths in a list are relative to; "" = the list's own folder
     d.skip = ""  # a CSV path,reason of samples to leave out, such as scripts.validate_data writes
     d.frames = 16
-    d.sampling = "dense"  # dense: `frames` at `stride` | sparse: one from each of `frames` equal segments
-    d.stride = 4  # in source frames
+    # dense: `frames` at `stride` | sparse: one from each of `frames` equal segments | segments: of whole frames (Frozen)
+    # | uniform: evenly, with the last frame | uniform_exclusive: without | fps: at `fps`, then evenly `frames` of them
+    d.sampling = "dense"  # formulas: input_pipeline/sampling.py
+    d.stride = 4  # in source frames, for dense
+    d.fps = 1.0  # frames a second, by their times, for sampling="fps"
     d.size = 224  # height and width after cropping
     d.crop = "multiscale"  # multiscale (VideoMAE) | random_resized | center | resize (whole frame)
     d.crop_scales = (1.0, 0.875, 0.75, 0.66)  # of the short side, for multiscale
     d.crop_area = (0.5, 1.0)  # of the frame's area, for random_resized
     d.crop_aspect = (0.75, 1.3333333)  # width over height, for random_resized
-    d.flip = False  # horizontal, with probability .5
+    # decoder (bilinear with antialias, by far the fastest) | bilinear | bicubic | bilinear_antialias |
+    # bicubic_antialias: the last four are torch's, bit for bit, of whole decoded frames
+    d.resize = "decoder"
+    d.flip = False  # horizontal, with probability .5; not where left and right matter (Something-Something)
+    d.augment = ConfigDict(augment())
     d.clips_per_video = 1  # repeated augmentation: clips drawn from one decoded video
     d.mean, d.std = IMAGENET_MEAN, IMAGENET_STD  # of pixels in [0, 1]; applied on the device
     d.cache = False  # keep decoded videos in memory (uint8, at `cache_size`); for sets that fit

@@ -7,14 +7,15 @@ A `VideoReader` is an open file (`decode.Video`), a part of one, or a video of t
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
-from input_pipeline import sampling, transforms
+from input_pipeline import resize, sampling, transforms
+from input_pipeline.augment import Augment
 from input_pipeline.decode import BadVideo, FewerFrames, Video, WindowOf
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
@@ -62,6 +63,16 @@ class Part:
             raise BadVideo(self._video.path, f"ends before frame {self._first}, where the part begins")
         return count
 
+    @property
+    def fps(self) -> float:
+        return getattr(self._video, "fps", 0.0)
+
+    @property
+    def times(self) -> Sequence[float] | None:
+        """Seconds of each frame, None where they are not known; they need not begin at 0."""
+        times = getattr(self._video, "times", None)
+        return None if times is None else times[self._first : self._first + self.num_frames]
+
     def read(self, indices: Sequence[int], window_of: WindowOf | None = None) -> UInt8[np.ndarray, "T H W 3"]:
         return self._video.read([self._first + min(int(i), self.num_frames - 1) for i in indices], window_of)
 
@@ -80,6 +91,9 @@ class Recipe:
     crop_aspect: tuple[float, float]
     flip: bool
     clips_per_video: int
+    fps: float = 0.0
+    resize: str = "decoder"
+    augment: Augment | None = None
 
     @classmethod
     def from_config(cls, data: Any) -> "Recipe":
@@ -99,8 +113,28 @@ class Recipe:
             crop_aspect=tuple(data.crop_aspect),
             flip=bool(data.flip),
             clips_per_video=int(data.clips_per_video),
+            # Configs of runs from before there were these keys lack them.
+            fps=float(data.get("fps", 0.0)),
+            resize=data.get("resize", "decoder"),
+            augment=Augment.from_config(data),
         )
+        recipe._check()
+        if recipe.sampling == "fps" and data.cache:
+            raise UserError(
+                "data.sampling='fps' needs the times of frames, and data.cache=True keeps frames without them; set "
+                "data.cache=False, or another data.sampling"
+            )
+        return recipe
+
+    def _check(self) -> None:
+        recipe = self
         sampling.check_kind(recipe.sampling)
+        if recipe.sampling == "fps" and not recipe.fps > 0:
+            raise UserError(
+                f"data.fps={recipe.fps:g}: data.sampling='fps' needs frames a second above 0, such as 1.0"
+            )
+        if recipe.resize not in resize.METHODS:
+            raise UserError(f"data.resize={recipe.resize!r}: expected one of {', '.join(resize.METHODS)}")
         if recipe.crop not in transforms.CROPS:
             raise UserError(f"data.crop={recipe.crop!r}: expected one of {', '.join(transforms.CROPS)}")
         for key in ("frames", "stride", "size", "clips_per_video"):
@@ -116,11 +150,16 @@ class Recipe:
                 raise UserError(
                     f"data.{key}={value}: expected (smallest, largest), above 0 and at most {limit}"
                 )
-        return recipe
 
     def of_images(self) -> "Recipe":
         """The same for images, which are videos of one frame."""
         return replace(self, frames=1, stride=1, clips_per_video=1)
+
+    def keeps(self, num_frames: int, height: int, width: int) -> bool:
+        """Whether every training clip of a video of this shape is that video as it is."""
+        fixed = self.crop in ("center", "resize") and not self.flip and self.augment is None
+        in_order = self.sampling != "dense" or self.stride == 1
+        return fixed and in_order and (num_frames, height, width) == (self.frames, self.size, self.size)
 
     def training_window(self, height: int, width: int, rng: np.random.Generator) -> Window:
         """The (random) crop of one clip."""
@@ -162,20 +201,25 @@ def training_clips(
 def _training_clips(
     video: VideoReader, recipe: Recipe, rngs: Sequence[np.random.Generator]
 ) -> list[UInt8[np.ndarray, "T S S 3"]]:
+    shown = _clock(video, recipe)
     chosen = [
-        sampling.training_indices(recipe.sampling, video.num_frames, recipe.frames, recipe.stride, rng)
+        sampling.training_indices(
+            recipe.sampling, video.num_frames, recipe.frames, recipe.stride, rng, recipe.fps, shown
+        )
         for rng in rngs
     ]
     if recipe.clips_per_video == 1:
         # A window is drawn once, even if the reader has to start again.
         windows = [functools.cache(functools.partial(recipe.training_window, rng=rng)) for rng in rngs]
-        clips = [video.read(indices, window) for indices, window in zip(chosen, windows, strict=True)]
+        clips = [_read(video, recipe, *pair) for pair in zip(chosen, windows, strict=True)]
     else:
         places, inverse = np.unique(np.concatenate(chosen), return_inverse=True)
-        frames = video.read(places, recipe.shared_window)
+        frames = video.read(places, recipe.shared_window if recipe.resize == "decoder" else None)
         clips = [
-            transforms.resize(
-                frames[inverse[i : i + recipe.frames]], recipe.training_window(*frames.shape[1:3], rng)
+            _resize(
+                frames[inverse[i : i + recipe.frames]],
+                recipe,
+                recipe.training_window(*frames.shape[1:3], rng),
             )
             for i, rng in zip(range(0, len(inverse), recipe.frames), rngs, strict=True)
         ]
@@ -183,7 +227,42 @@ def _training_clips(
         clips = [
             clip[:, :, ::-1] if rng.random() < 0.5 else clip for clip, rng in zip(clips, rngs, strict=True)
         ]
+    if recipe.augment is not None:
+        clips = [recipe.augment(clip, rng) for clip, rng in zip(clips, rngs, strict=True)]
     return clips
+
+
+def examples(
+    video: VideoReader, recipe: Recipe, seed: int = 0, count: int = 8
+) -> Iterator[UInt8[np.ndarray, "T S S 3"]]:
+    """Training clips of one video, to look at: `count` draws of what training would show of it."""
+    for i in range(count):
+        yield training_clips(video, replace(recipe, clips_per_video=1), [np.random.default_rng((seed, i))])[0]
+
+
+def _clock(video: VideoReader, recipe: Recipe) -> sampling.Clock | None:
+    """When the frames are shown, for the kind of sampling that asks."""
+    if recipe.sampling != "fps":
+        return None
+    return sampling.clock(getattr(video, "fps", 0.0), getattr(video, "times", None))
+
+
+def _read(
+    video: VideoReader, recipe: Recipe, indices: Sequence[int], window_of: WindowOf
+) -> UInt8[np.ndarray, "T h w 3"]:
+    """Frames resized and cut, by the decoder or after it."""
+    if recipe.resize == "decoder":
+        return video.read(indices, window_of)
+    frames = video.read(indices)
+    return _resize(frames, recipe, window_of(*frames.shape[1:3]))
+
+
+def _resize(
+    frames: UInt8[np.ndarray, "T H W 3"], recipe: Recipe, window: Window
+) -> UInt8[np.ndarray, "T h w 3"]:
+    if recipe.resize == "decoder":
+        return transforms.resize(frames, window)
+    return resize.resize(frames, window, recipe.resize)
 
 
 def evaluation_views(
@@ -196,7 +275,13 @@ def evaluation_views(
             f"ask for 1 crop, or set data.crop='center'"
         )
     chosen = sampling.evaluation_indices(
-        recipe.sampling, video.num_frames, recipe.frames, recipe.stride, clips
+        recipe.sampling,
+        video.num_frames,
+        recipe.frames,
+        recipe.stride,
+        clips,
+        recipe.fps,
+        _clock(video, recipe),
     )
     places, inverse = np.unique(chosen, return_inverse=True)
     windows: list[Window] = []
@@ -206,7 +291,7 @@ def evaluation_views(
         return windows[0] if crops == 1 else transforms.whole_window(windows[0].height, windows[0].width)
 
     try:
-        frames = video.read(places, window_of)
+        frames = _read(video, recipe, places, window_of)
     except FewerFrames:  # the video now knows how many there are
         return evaluation_views(video, recipe, clips, crops)
     cut = [frames if crops == 1 else window.cut(frames) for window in windows]

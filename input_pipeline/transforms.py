@@ -155,9 +155,12 @@ def resize(frames: UInt8[np.ndarray, "T H W 3"], window: Window) -> UInt8[np.nda
     where it enlarges, to torch's `align_corners=False`, rounded).
     """
     _, height, width, _ = frames.shape
-    passes = [(2, window.width, window.left, window.columns), (1, window.height, window.top, window.rows)]
+    passes = [(1, window.width, window.left, window.columns), (0, window.height, window.top, window.rows)]
     if window.height * width < height * window.width:  # the axis first that leaves less to do for the other
         passes.reverse()
-    for axis, target, start, count in passes:
-        frames = _resample(frames, axis, target, start, count)
-    return frames
+    out = np.empty((len(frames), window.rows, window.columns, 3), np.uint8)
+    for frame, new in zip(frames, out, strict=True):  # one at a time: sums stay in the processor's cache
+        for axis, target, start, count in passes:
+            frame = _resample(frame, axis, target, start, count)
+        new[...] = frame
+    return out
