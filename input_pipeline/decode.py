@@ -117,6 +117,20 @@ class Video:
             self._list_packets()
         return self._num_frames
 
+    def content(self) -> bytes:
+        """The whole file, as it is stored."""
+        try:
+            if isinstance(self._file, str):
+                with open(self._file, "rb") as file:
+                    return file.read()
+            place = self._file.tell()
+            self._file.seek(0)
+            data = self._file.read()
+            self._file.seek(place)  # where the container goes on
+            return data
+        except OSError as error:
+            raise BadVideo(self.path, f"cannot be read ({_words(error)})") from error
+
     @property
     def listing(self) -> Listing:
         """What was found about its frames, for the next `Video` of the same bytes."""

@@ -1,15 +1,70 @@
-"""Writing H.264 mp4 files with PyAV.
+"""Writing mp4 files with PyAV: to play them, or to decode them again as quickly as possible.
 
 T frames, H height, W width, C = 3 channels (red, green, blue).
 """
 
 import contextlib
+import io
+import itertools
 import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import av
 import numpy as np
 from jaxtyping import UInt8
+
+from input_pipeline.packets import Stream
+from vfm.errors import UserError
+
+CODECS = ("h264", "hevc", "mjpeg")
+_CLOCK = 90_000  # units of time in a second, which MPEG has always counted in
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How videos are encoded to be read by training.
+
+    One packet is one frame, in order of presentation (no B frames), and nothing costs the decoder what it need not:
+    of H.264 no arithmetic coding, no deblocking and no weighted prediction (x264's tune fastdecode).
+
+    Attributes:
+      short_side: larger frames are reduced to it, smaller ones are kept; 0 = as they are.
+      fps: frames a second; of faster videos frames are left out; 0 = all of them.
+      gop: frames from one key frame to the next; 1 = every frame is one.
+      crf: constant rate factor of x264 and x265, quantiser (2 best ... 31) of mjpeg.
+      codec: "h264", "hevc" (a third smaller, slower) or "mjpeg" (every frame a key frame).
+      preset: of x264 and x265.
+    """
+
+    short_side: int = 256
+    fps: float = 0.0
+    gop: int = 8
+    crf: int = 18
+    codec: str = "h264"
+    preset: str = "veryfast"
+
+    def __post_init__(self):
+        if self.codec not in CODECS:
+            raise UserError(f"codec '{self.codec}': expected one of {', '.join(CODECS)}")
+        if self.short_side < 0 or self.fps < 0 or self.gop < 1 or not 0 <= self.crf <= 51:
+            raise UserError(
+                f"short_side {self.short_side}, fps {self.fps:g}, gop {self.gop}, crf {self.crf}: expected a short "
+                f"side and fps of 0 (keep) or more, a gop of 1 or more, a crf of 0 ... 51"
+            )
+        if self.codec == "mjpeg" and not 2 <= self.crf <= 31:
+            raise UserError(f"crf {self.crf}: of mjpeg it is the quantiser; expected 2 (best) ... 31")
+
+    def options(self) -> tuple[str, dict[str, str]]:
+        """The encoder and its options. One thread: the bytes depend on nothing but the frames."""
+        if self.codec == "mjpeg":
+            return "mjpeg", {"qmin": str(self.crf), "qmax": str(self.crf), "huffman": "default"}
+        common = {"crf": str(self.crf), "preset": self.preset, "tune": "fastdecode", "bf": "0"}
+        if self.codec == "h264":
+            return "libx264", common | {"g": str(self.gop), "threads": "1", "sc_threshold": "40"}
+        quiet = f"keyint={self.gop}:min-keyint=1:bframes=0:pools=none:frame-threads=1:log-level=none"
+        return "libx265", common | {"x265-params": quiet}
 
 
 def write_mp4(
@@ -66,3 +121,73 @@ def write_mp4(
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
+
+
+def encode_stream(
+    parts: Iterable[UInt8[np.ndarray, "T H W 3"]], times: Sequence[float], encoding: Encoding
+) -> tuple[bytes, Stream]:
+    """Encodes a video for `packets.PacketVideo`: (an mp4 file that everything plays, where its packets are).
+
+    Args:
+      parts: its frames, some at a time; at most as many as there are times.
+      times: seconds of each frame from the first one, increasing.
+      encoding: how; its size and rate are left to the caller.
+
+    Raises:
+      ValueError: there are no frames.
+    """
+    file, name, stream = io.BytesIO(), encoding.options(), None
+    stamps = _stamps(times)
+    rate = Fraction(len(stamps) * _CLOCK, max(stamps[-1], 1)) if len(stamps) > 1 else Fraction(25)
+    frames = (pixels for part in parts for pixels in part)
+    first = next(frames, None)
+    if first is None:
+        raise ValueError("no frames to encode")
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream(name[0], rate=rate.limit_denominator(100_000), options=name[1])
+        stream.height, stream.width = first.shape[:2]
+        stream.pix_fmt = _layout(*first.shape[:2], encoding.codec)
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = stream.time_base = Fraction(1, _CLOCK)
+        count = 0
+        for pixels in itertools.chain([first], frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame.pts, frame.time_base = stamps[count], Fraction(1, _CLOCK)
+            container.mux(stream.encode(frame))
+            count += 1
+        container.mux(stream.encode(None))
+    data = file.getvalue()
+    return data, _located(data, np.array(stamps[:count]) / _CLOCK)
+
+
+def _stamps(times: Sequence[float]) -> list[int]:
+    """Times in units of the clock, each later than the one before."""
+    stamps: list[int] = []
+    for time in times:
+        stamps.append(max(round((time - times[0]) * _CLOCK), stamps[-1] + 1 if stamps else 0))
+    return stamps
+
+
+def _layout(height: int, width: int, codec: str) -> str:
+    """The pixel format: half the resolution of colour, where the size is even."""
+    layout = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
+    return layout.replace("yuv", "yuvj") if codec == "mjpeg" else layout
+
+
+def _located(data: bytes, times: np.ndarray) -> Stream:
+    """Where the packets of an mp4 file are."""
+    with av.open(io.BytesIO(data)) as container:
+        stream = container.streams.video[0]
+        packets = [(p.pos, p.size, p.is_keyframe) for p in container.demux(stream) if p.size]
+        context = stream.codec_context
+        offsets, sizes, keys = (np.array(column) for column in zip(*packets, strict=True))
+        return Stream(
+            codec=context.name,
+            extradata=bytes(context.extradata or b""),
+            height=context.height,
+            width=context.width,
+            times=times,
+            offsets=offsets.astype(np.int64),
+            sizes=sizes.astype(np.int64),
+            keys=keys.astype(bool),
+        )

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from input_pipeline.formats.base import Table
 from input_pipeline.media import Media
-from input_pipeline.stores import frames, images, parquet, webdataset
+from input_pipeline.stores import frames, images, parquet, prepared, webdataset
 from input_pipeline.stores.base import Request
 from vfm.errors import UserError
 from vfm.parts import nearest
@@ -18,6 +18,7 @@ STORES: dict[str, ModuleType] = {
     "frames": frames,
     "images": images,
     "parquet": parquet,
+    "prepared": prepared,
     "webdataset": webdataset,
 }
 
@@ -30,6 +31,8 @@ def find(path: str, name: str = "auto") -> str:
     """
     if name != "auto":
         return name if name in STORES else ""
+    if prepared.detect(path):
+        return "prepared"  # its shards may pass for those of other stores
     found = [name for name, module in STORES.items() if module.detect(path)]
     if len(found) > 1:
         raise UserError(f"'{path}': may be {' or '.join(found)}; say which with format=NAME")

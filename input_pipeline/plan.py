@@ -1,0 +1,220 @@
+"""What a prepared set is made of: which videos lie in which shard, and how one video becomes a record.
+
+Which video lies in which shard follows from the source and the size of shards alone, and a video's bytes from its
+frames and the encoding alone: any number of processes, on any number of machines, gives the same files.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import records
+from input_pipeline.decode import BadVideo, FewerFrames, Video
+from input_pipeline.encode import Encoding, encode_stream
+from input_pipeline.labels import MultiLabel
+from input_pipeline.records import Record
+from input_pipeline.sources import Source
+from input_pipeline.transforms import Window, short_side, whole_window
+
+_AT_ONCE = 2**28  # bytes of decoded frames in memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, and how.
+
+    Attributes:
+      source: the samples.
+      encoding: how videos are encoded; None = they are packed as they are.
+      shard_size: videos of one shard.
+      videos: the samples that show each video: its number is the place in this list.
+      folder: what names of videos are relative to, where they are below it.
+    """
+
+    source: Source
+    encoding: Encoding | None
+    shard_size: int
+    videos: list[list[int]]
+    folder: str
+
+    @classmethod
+    def of(cls, source: Source, encoding: Encoding | None, shard_size: int, root: str = "") -> "Plan":
+        """The plan for a source; `root` is the folder of its videos, where it is not that of its list."""
+        videos: dict[str, list[int]] = {}
+        for i in range(len(source)):
+            # A file that is packed as it is serves all parts of it that are shown.
+            videos.setdefault(source.clip_name(i) if encoding else source.paths[i], []).append(i)
+        place = source.name if os.path.isdir(source.name) else os.path.dirname(source.name)
+        return cls(source, encoding, shard_size, list(videos.values()), os.path.abspath(root or place))
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.videos) // self.shard_size)
+
+    def members(self, shard: int) -> range:
+        """The videos of a shard."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, len(self.videos)))
+
+    def name(self, index: int) -> str:
+        """What a sample is called in the prepared set."""
+        name = self.source.clip_name(index) if self.encoding else self.source.paths[index]
+        if "://" in name or not os.path.abspath(name).startswith(self.folder + os.sep):
+            return name
+        return os.path.relpath(name, self.folder)
+
+    def sample(self, index: int) -> dict[str, Any]:
+        """What is known about a sample, as JSON has it."""
+        source = self.source
+        found: dict[str, Any] = {"name": self.name(index)}
+        if source.labels:
+            found["labels"] = {name: _label(column, index) for name, column in source.labels.items()}
+        if source.captions:
+            found["captions"] = list(source.captions[index])
+        if source.words:
+            found["words"] = {name: column[index] for name, column in source.words.items()}
+        if source.turns:
+            found["turns"] = [list(turn) for turn in source.turns[index]]
+        if source.lines:
+            found["line"] = int(source.lines[index])
+        if self.encoding is None and (span := self.span(index)):
+            found["span"] = [span[0], None if np.isinf(span[1]) else span[1]]
+        return found
+
+    def span(self, index: int) -> tuple[float, float] | None:
+        """The part of its file that a sample shows."""
+        spans = self.source.spans
+        return None if spans is None or np.isnan(spans[index, 0]) else tuple(map(float, spans[index]))
+
+    def columns(self) -> dict[str, Any]:
+        """Which of its parts the source has; of label columns with several classes, how many."""
+        source = self.source
+        return dict(
+            labels={k: v.count if isinstance(v, MultiLabel) else 0 for k, v in source.labels.items()},
+            captions=bool(source.captions),
+            words=list(source.words),
+            turns=bool(source.turns),
+            lines=bool(source.lines),
+            unit=source.unit,
+            spans=self.encoding is None and source.spans is not None,
+        )
+
+    def digest(self) -> str:
+        """Of everything that the result depends on but the videos themselves."""
+        digest = hashlib.sha256(json.dumps([self.recipe(), self.shard_size, self.columns()]).encode())
+        digest.update(json.dumps(self.source.label_names).encode())
+        for index in range(len(self.source)):
+            digest.update(json.dumps([self.sample(index), self.span(index)]).encode())
+        return digest.hexdigest()
+
+    def recipe(self) -> dict[str, Any]:
+        return asdict(self.encoding) if self.encoding else {"as_is": True}
+
+
+def _label(column: Any, index: int) -> int | list[int]:
+    return list(column.classes[index]) if isinstance(column, MultiLabel) else int(column[index])
+
+
+# One video
+
+
+class PackedVideos:
+    """The videos of a plan, packed: {"packed": bytes of the record, "note": ...} or {"note": {"bad": reason}}."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        plan = self._plan
+        try:
+            record = _encoded(plan, number) if plan.encoding else _as_is(plan, number)
+        except BadVideo as error:
+            return {"note": {"bad": error.reason}}
+        except Exception as error:  # whatever a library raises at a video is about that video
+            return {"note": {"bad": f"{type(error).__name__}: {error}"}}
+        frames = len(record.video.times) if plan.encoding else record.video.num_frames
+        note = dict(frames=frames, bytes=len(record.data), damage=record.damage)
+        return {"packed": records.pack(record), "note": note}
+
+
+def _samples(plan: Plan, number: int) -> list[dict[str, Any]]:
+    return [{"id": index} | plan.sample(index) for index in plan.videos[number]]
+
+
+def _as_is(plan: Plan, number: int) -> Record:
+    """A video as the file that it is; its frames are listed, and the first is decoded."""
+    index = plan.videos[number][0]
+    with plan.source.store.open(index) as video:
+        if not isinstance(video, Video):
+            raise BadVideo(video.path, "is no single file that could be packed as it is; encode it")
+        video.read([0], lambda height, width: whole_window(16, 16))
+        listing = video.listing
+        return Record(plan.name(index), _samples(plan, number), video.content(), listing, damage=video.damage)
+
+
+def _encoded(plan: Plan, number: int) -> Record:
+    """A video, or the part of it that is shown, encoded."""
+    index, encoding = plan.videos[number][0], plan.encoding
+    span = plan.span(index)
+    with plan.source.store.open(index) as video:
+        first, stop = video.frames_between(*span) if span else (0, video.num_frames)
+        times = _times(video)
+        chosen = _chosen(times[first:stop], encoding.fps) + first
+        parts = _frames(video, chosen, encoding)
+        try:
+            data, stream = encode_stream(parts, times[chosen], encoding)
+        except ValueError as error:
+            if isinstance(error, BadVideo):
+                raise
+            raise BadVideo(video.path, f"cannot be encoded ({error})") from error
+        name = plan.name(index)
+        return Record(name, _samples(plan, number), data, stream, span and _bounded(span), video.damage)
+
+
+def _bounded(span: tuple[float, float]) -> tuple[float, float | None]:
+    return span[0], None if np.isinf(span[1]) else span[1]
+
+
+def _times(video: Any) -> np.ndarray:
+    """Seconds of each frame from the first."""
+    times = getattr(video, "times", None)
+    if times is not None:
+        return np.asarray(times, np.float64)
+    return np.arange(video.num_frames) / (getattr(video, "fps", 0) or 25.0)
+
+
+def _chosen(times: np.ndarray, fps: float) -> np.ndarray:
+    """The frames that are kept at a rate of `fps` (0 = all): those shown at 0, 1 / fps, 2 / fps ... seconds."""
+    if not fps:
+        return np.arange(len(times))
+    shown = times - times[0]
+    wanted = np.arange(int(shown[-1] * fps + 1e-6) + 1) / fps
+    return np.unique(np.searchsorted(shown, wanted + 1e-6, side="right") - 1)
+
+
+def _frames(video: Any, chosen: Sequence[int], encoding: Encoding) -> Iterator[np.ndarray]:
+    """The frames at some places in the size that they are stored in, some at a time, as far as they decode."""
+
+    def window_of(height: int, width: int) -> Window:
+        side = encoding.short_side
+        if not side or min(height, width) <= side:
+            return whole_window(height, width)
+        # Even sizes: colour is stored at half the resolution.
+        return whole_window(*(2 * round(length / 2) for length in short_side(height, width, side)))
+
+    start, some = 0, 1
+    while start < len(chosen):
+        places = [place for place in chosen[start : start + some] if place < video.num_frames]
+        if not places:
+            return
+        try:
+            part = video.read(places, window_of)
+        except FewerFrames:  # the video now knows how many there are
+            continue
+        yield part
+        start += len(part)
+        some = max(1, _AT_ONCE // part[0].nbytes)

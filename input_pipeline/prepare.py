@@ -1,0 +1,235 @@
+"""From a source of videos to a prepared set: one shard, and the whole with what is left to do.
+
+A shard is complete when its note lies beside it; a run that was ended goes on with the shards that have none, and what
+it writes is what it would have written at once.
+"""
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import importlib.metadata
+import io
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from input_pipeline import records
+from input_pipeline.plan import PackedVideos, Plan
+from input_pipeline.workers import Lost, Workers
+from vfm.errors import UserError
+
+_PLAN, _LOCK = "plan.json", ".lock"
+
+Done = Callable[[dict[str, Any]], None]  # called with the note of each video
+
+
+# One shard
+
+
+def make_shard(
+    plan: Plan, out: Path, shard: int, packed: Iterable[dict[str, Any] | Lost], done: Done
+) -> None:
+    """Writes a shard and, when it is complete, its note.
+
+    Args:
+      plan: the whole.
+      out: the folder.
+      shard: its number.
+      packed: its videos in order, as `PackedVideos` gives them.
+      done: told about each video.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    notes: list[dict[str, Any]] = []
+
+    def packed_records() -> Iterator[bytes]:
+        count = 0
+        for video in packed:
+            note = {"bad": video.reason} if isinstance(video, Lost) else video["note"]
+            if "bad" not in note:
+                note = note | {"record": count}
+                count += 1
+                yield video["packed"]
+            notes.append(note)
+            done(note)
+
+    path = out / records.shard_name(shard, plan.shards)
+    records.write_shard(path, packed_records())
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    note = dict(file=path.name, bytes=path.stat().st_size, sha256=digest, videos=notes)
+    records.write_text(_note_path(plan, out, shard), json.dumps(note) + "\n")
+
+
+def _note_path(plan: Plan, out: Path, shard: int) -> Path:
+    return (out / records.shard_name(shard, plan.shards)).with_suffix(".json")
+
+
+def read_note(plan: Plan, out: Path, shard: int) -> dict[str, Any] | None:
+    """What the note of a complete shard says; None where there is none."""
+    try:
+        note = json.loads(_note_path(plan, out, shard).read_text())
+        return note if (out / note["file"]).stat().st_size == note["bytes"] else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+# The whole
+
+
+def begin(plan: Plan, out: Path) -> bool:
+    """Makes the folder ready, or finds out that everything is there already (False).
+
+    Raises:
+      UserError: the folder holds something else.
+    """
+    digest = plan.digest()
+    out.mkdir(parents=True, exist_ok=True)
+    for file, what in ((records.MANIFEST, "a prepared set"), (_PLAN, "an unfinished preparation")):
+        if (out / file).exists():
+            try:
+                found = json.loads((out / file).read_text())["digest"]
+            except (ValueError, KeyError, TypeError):
+                found = "damaged"
+            if found != digest:
+                raise UserError(
+                    f"--out='{out}': holds {what} of another source or made in another way; choose another folder, or "
+                    f"remove this one"
+                )
+            if file == records.MANIFEST:
+                _remove_notes(plan, out)
+                return False
+            for name in os.listdir(out):
+                if records.is_partial(name):
+                    (out / name).unlink(missing_ok=True)
+            return True
+    if others := sorted(name for name in os.listdir(out) if name != _LOCK and not records.is_partial(name)):
+        raise UserError(f"--out='{out}': is not empty ('{others[0]}'); choose a new folder")
+    records.write_text(out / _PLAN, json.dumps({"digest": digest, "recipe": plan.recipe()}) + "\n")
+    return True
+
+
+def unfinished(plan: Plan, out: Path, done: Done = lambda note: None) -> list[int]:
+    """The shards that are still to be made; `done` is told about the videos of the others."""
+    missing = []
+    for shard in range(plan.shards):
+        note = read_note(plan, out, shard)
+        if note is None:
+            missing.append(shard)
+        for video in note["videos"] if note else ():
+            done(video)
+    return missing
+
+
+def prepare(
+    plan: Plan, out: Path, workers: int = 0, seconds: float = 0.0, done: Done = lambda note: None
+) -> None:
+    """Prepares a source in a folder, or goes on where an earlier run was ended.
+
+    Args:
+      plan: what.
+      out: the folder.
+      workers: processes; 0 = as many as there are cores.
+      seconds: that one video may take; 0 = any time.
+      done: told about each video, those of earlier runs too.
+
+    Raises:
+      UserError: the folder holds something else, or another run is at work in it.
+      OSError: a file cannot be written.
+    """
+    with _alone(out):
+        if not begin(plan, out):
+            return
+        shards = unfinished(plan, out, done)
+        numbers = [number for shard in shards for number in plan.members(shard)]
+        count = max(1, min(workers or os.cpu_count() or 1, len(numbers)))
+        with Workers(PackedVideos(plan), count, 2 * count, limit=seconds, indices=numbers) as packed:
+            for shard in shards:
+                make_shard(plan, out, shard, itertools.islice(packed, len(plan.members(shard))), done)
+        finish(plan, out)
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keeps a second run out of the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / _LOCK, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"--out='{out}': another run is at work there; wait for it, or end it") from error
+        try:
+            yield
+        finally:
+            (out / _LOCK).unlink(missing_ok=True)
+
+
+def finish(plan: Plan, out: Path) -> dict[str, Any]:
+    """Writes what makes shards a set; gives its manifest.
+
+    Raises:
+      UserError: a shard is missing.
+    """
+    notes = [read_note(plan, out, shard) for shard in range(plan.shards)]
+    if None in notes:
+        raise UserError(
+            f"--out='{out}': shard {notes.index(None)} is missing; run the same command again to make it"
+        )
+    index: list[dict[str, Any]] = [{} for _ in plan.source.paths]
+    bad, damaged, totals = {}, {}, dict(videos=0, frames=0, bytes=0)
+    for number, note in enumerate(video for shard in notes for video in shard["videos"]):
+        shard = number // plan.shard_size
+        for i in plan.videos[number]:
+            place = {"bad": note["bad"]} if "bad" in note else {"shard": shard, "record": note["record"]}
+            index[i] = plan.sample(i) | place
+        name = plan.source.clip_name(plan.videos[number][0])
+        name = name if "://" in name else os.path.abspath(name)
+        if "bad" in note:
+            bad[name] = note["bad"]
+            continue
+        totals["videos"] += 1
+        for key in ("frames", "bytes"):
+            totals[key] += note[key]
+        if note["damage"]:
+            damaged[name] = note["damage"]
+    manifest = dict(
+        format=records.FORMAT,
+        version=records.VERSION,
+        source=os.path.basename(plan.source.name.rstrip("/")),
+        digest=plan.digest(),
+        recipe=plan.recipe(),
+        made_with={"av": importlib.metadata.version("av")},
+        samples=len(index),
+        **totals,
+        bad=len(bad),
+        damaged=len(damaged),
+        shard_size=plan.shard_size,
+        shards=[{key: note[key] for key in ("file", "bytes", "sha256")} for note in notes],
+        columns=plan.columns(),
+        label_names=plan.source.label_names,
+    )
+    lines = [json.dumps(sample, ensure_ascii=False, separators=(",", ":")) for sample in index]
+    records.write_text(out / records.INDEX, "".join(f"{line}\n" for line in lines))
+    for file, reasons in ((records.BAD, bad), (records.DAMAGED, damaged)):
+        records.write_text(out / file, reasons_csv(reasons))
+    records.write_text(out / records.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    _remove_notes(plan, out)
+    return manifest
+
+
+def _remove_notes(plan: Plan, out: Path) -> None:
+    for shard in range(plan.shards):
+        _note_path(plan, out, shard).unlink(missing_ok=True)
+    (out / _PLAN).unlink(missing_ok=True)
+
+
+def reasons_csv(reasons: dict[str, str]) -> str:
+    """A skip list: `path,reason`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *reasons.items()])
+    return text.getvalue()
