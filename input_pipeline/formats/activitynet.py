@@ -29,11 +29,13 @@ def detect(document: Document) -> bool:
 
 
 def read(document: Document, options: Mapping[str, Any]) -> Table:
-    videos = document.json
+    videos = document.entries
+    if not all(isinstance(entry, dict) for entry in videos.values()):
+        raise UserError(f"{document}: {short(videos)}; expected {{video: {{...}}}}")
     if options["split"]:
         videos = {name: entry for name, entry in videos.items() if entry.get("subset") == options["split"]}
         if not videos:
-            there = sorted({str(entry.get("subset")) for entry in document.json.values()})
+            there = sorted({str(entry.get("subset")) for entry in document.entries.values()})
             raise UserError(
                 f"{document}: no video has subset '{options['split']}'; there is: {', '.join(there)}"
             )
@@ -60,7 +62,7 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
 
 
 def _label(document: Document, options: Mapping[str, Any], table: Table, values: list[str]) -> None:
-    everywhere = {text for _, _, text in _actions(document, document.json)}
+    everywhere = {text for _, _, text in _actions(document, document.entries)}
     classes = document.classes(options) or Classes(sorted(everywhere))
     lines = list(range(1, len(values) + 1))
     table.labels["label"] = class_numbers(document.path, lines, "label", values, classes)
@@ -93,7 +95,9 @@ def _actions(document: Document, videos: Mapping[str, Any]) -> Iterator[tuple[st
     """(id, span, class) of every segment."""
     for name, entry in videos.items():
         where = f"{document} '{name}'"
-        for action in entry.get("annotations", ()):
+        if not isinstance(entry.get("annotations"), list):
+            raise UserError(f"{where}: {short(entry)}; expected timestamps and sentences, or annotations")
+        for action in entry["annotations"]:
             if not isinstance(action, dict) or not isinstance(action.get("label"), str):
                 raise UserError(f"{where}: {short(action)}; expected a segment and a label")
             yield name, _span(action.get("segment"), where), action["label"]

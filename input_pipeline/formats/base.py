@@ -141,6 +141,13 @@ class Document:
         return found
 
     @property
+    def entries(self) -> dict[str, Any]:
+        """The value of a JSON file that is one object."""
+        if not isinstance(self.json, dict) or not self.json:
+            raise UserError(f"{self}: expected a JSON object, found {short(self.json)}")
+        return self.json
+
+    @property
     def unit(self) -> str:
         """What the numbers of entries count."""
         return "item" if self.suffix == ".json" else "line"

@@ -70,7 +70,7 @@ def _is_official(document: Document) -> bool:
 
 
 def _official(document: Document) -> Iterator[dict[str, str]]:
-    for youtube_id, entry in document.json.items():
+    for youtube_id, entry in document.entries.items():
         try:
             start, end = entry["annotations"]["segment"]
             label, split = entry["annotations"].get("label", ""), entry["subset"]

@@ -93,8 +93,8 @@ def _kind(document: Document, names: list[str], numbers: list[list[int]]) -> str
         return "rawframes"
     if all(len(some) == 3 for some in numbers):
         raise UserError(
-            f"{document}: three numbers in every line may be offset, frames, label or frames and two labels (or clips of "
-            f"kind='rawvideo'); say which with format='mmaction2' and kind='rawframes_offset' or 'rawframes_multi'"
+            f"{document}: three numbers in every line may be offset, frames, label, or frames and two labels, or "
+            f"kind='rawvideo'; say which with format='mmaction2' and kind='rawframes_offset' or 'rawframes_multi'"
         )
     return "rawframes_multi"
 

@@ -47,10 +47,10 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
 
 def _whole(document: Document, options: Mapping[str, Any]) -> Table:
     captions = collections.defaultdict(list)
-    for number, sentence in enumerate(document.json["sentences"], 1):
+    for number, sentence in enumerate(document.entries["sentences"], 1):
         where = f"{document} sentence {number}"
         captions[text_of(sentence, "video_id", where)].append(text_of(sentence, "caption", where))
-    videos, split = document.json["videos"], options["split"]
+    videos, split = document.entries["videos"], options["split"]
     ids = wanted_ids(document, split) if split else None
     if split and ids is None and not any(video.get("split") == split for video in videos):
         there = ", ".join(sorted({str(video.get("split")) for video in videos}))
