@@ -103,7 +103,13 @@ class RandAugment:
         Raises:
           UserError: it is something else.
         """
-        names = {"m": "magnitude", "n": "layers", "mstd": "deviation", "inc": "increasing", "p": "probability"}
+        names = {
+            "m": "magnitude",
+            "n": "layers",
+            "mstd": "deviation",
+            "inc": "increasing",
+            "p": "probability",
+        }
         name, *sections = text.split("-")
         found = [re.fullmatch(r"(mstd|inc|m|n|p)(\d+(?:\.\d+)?)", section) for section in sections]
         values = {names[match[1]]: float(match[2]) for match in found if match}
@@ -112,7 +118,9 @@ class RandAugment:
                 f"data.augment.randaug='{text}': expected sections m, n, mstd, inc and p with a number each, such as "
                 f"'rand-m7-n4-mstd0.5-inc1'"
             )
-        values |= {key: kind(values[key]) for key, kind in (("layers", int), ("increasing", bool)) if key in values}
+        values |= {
+            key: kind(values[key]) for key, kind in (("layers", int), ("increasing", bool)) if key in values
+        }
         made = cls(**values)
         if made.magnitude > MOST or made.probability > 1 or made.layers < 1:
             raise UserError(

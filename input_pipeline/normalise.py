@@ -39,9 +39,7 @@ def values(given: Any, which: int, key: str) -> Three:
     """
     if isinstance(given, str):
         if given not in NORMALISATIONS:
-            raise UserError(
-                f"{key}='{given}': expected three numbers or one of {', '.join(NORMALISATIONS)}"
-            )
+            raise UserError(f"{key}='{given}': expected three numbers or one of {', '.join(NORMALISATIONS)}")
         return NORMALISATIONS[given][which]
     try:
         numbers = tuple(float(value) for value in given)

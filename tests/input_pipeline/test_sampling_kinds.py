@@ -129,9 +129,7 @@ def test_fps_then_uniform_thins_out_or_falls_back_to_all_frames():
     # 100 seconds at one a second are 100 frames; 5 of them evenly, both ends.
     assert sampling.fps_then_uniform(3000, 5, 1.0, shown).tolist() == [0, 750, 1500, 2220, 2970]
     # 4 seconds give 4 frames, fewer than 8: evenly over all.
-    assert (
-        sampling.fps_then_uniform(120, 8, 1.0, shown).tolist() == [round(i * 119 / 7) for i in range(8)]
-    )
+    assert sampling.fps_then_uniform(120, 8, 1.0, shown).tolist() == [round(i * 119 / 7) for i in range(8)]
     assert sampling.fps_then_uniform(120, 4, 1.0, shown).tolist() == [0, 30, 60, 90]
 
 
@@ -157,7 +155,9 @@ def test_a_video_of_variable_rate_is_looked_at_by_its_times():
 
 def test_times_that_are_only_rounded_are_an_even_video():
     even = np.arange(100) / 29.97
-    assert sampling.clock(29.97, np.round(even, 3)) == sampling.Clock(29.97)  # milliseconds, as Matroska has them
+    assert sampling.clock(29.97, np.round(even, 3)) == sampling.Clock(
+        29.97
+    )  # milliseconds, as Matroska has them
     assert abs(sampling.clock(15.0, even).rate - 29.97) < 1e-6  # a header that lies
     assert sampling.clock(0.0, even + 7).times is None  # where times begin does not matter
     assert sampling.clock(24.0, None) == sampling.clock(24.0, [0.5]) == sampling.Clock(24.0)
