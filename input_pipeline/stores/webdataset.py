@@ -29,10 +29,8 @@ from input_pipeline.stores.index import read_shards
 from input_pipeline.suffixes import IMAGE_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES
 from vfm.errors import UserError
 
-OPTIONS = {
-    "member": "",
-    "labels": "",
-}  # the ending of the file to show, where a sample has several; class names
+# `member`: ending of the file to show, of several; `label`: fields that are labels; `labels`: class names.
+OPTIONS = {"member": "", "label": "label", "labels": ""}
 _VERSION = "webdataset 1"
 _BLOCK = tarfile.BLOCKSIZE
 _NAME = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
@@ -70,6 +68,8 @@ def read(request: Request) -> tuple[Table, "TarMedia"]:
             names.append(f"{file}::{name}" if name else file)
             places.append((number, 0, 0))
             fields.append({})
+    for label in str(request.options["label"]).split(","):
+        bad |= _without(label.strip(), fields, bad)
     if len(bad) == len(names):
         reason = f": {names[0]}: {bad[0]}" if bad else f" of {', '.join(sorted(SUFFIXES[request.medium]))}"
         raise UserError(
@@ -91,6 +91,14 @@ def _shown(members: dict[str, Any], medium: str, wanted: str) -> str:
             if f".{ending.rpartition('.')[2]}" in suffixes:
                 return ending
     return ""
+
+
+def _without(label: str, fields: Sequence[dict[str, Any]], bad: dict[int, str]) -> dict[int, str]:
+    """The samples that lack a label which others have: their .json or .cls is missing or damaged."""
+    lacking = [i for i, entry in enumerate(fields) if i not in bad and entry.get(label) in (None, "")]
+    if len(lacking) + len(bad) == len(fields):
+        return {}
+    return dict.fromkeys(lacking, f"its .json or .cls says no '{label}', which those of other samples do")
 
 
 class TarMedia:
