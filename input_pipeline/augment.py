@@ -2,9 +2,9 @@
 
 T frames, H height, W width, C = 3 channels.
 
-The order is RandAugment, colour jitter, greyscale, blur, erasing. They see the clip as the model would: cropped, resized
-and flipped. (VideoMAE's fine-tuning applies RandAugment to whole frames before the crop; on the crop it costs a
-fraction, and the same share of the picture moves.)
+The order is RandAugment, colour jitter, greyscale, blur, erasing. They see the clip as the model would: cropped,
+resized and flipped. (VideoMAE's fine-tuning applies RandAugment to whole frames before the crop; on the crop it costs
+a fraction, and the same share of the picture moves.)
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Augmentations are Pillow's bit for bit where Pillow has them, alike for all frames, and functions of the generator."""
+"""Augmentations are Pillow's where Pillow has them, alike for all frames, and functions of the generator."""
 
 from dataclasses import replace
 
