@@ -17,6 +17,7 @@ from ml_collections.config_dict import FieldReference, placeholder
 from configs.objectives import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    any_type,
     contrast,
     distill,
     language_model_rates,
@@ -103,9 +104,10 @@ def get_config() -> ConfigDict:
     d.root = ""  # what relative paths in a list are relative to; "" = the list's own folder
     d.skip = ""  # a CSV path,reason of samples to leave out, such as scripts.validate_data writes
     d.frames = 16
-    # dense: `frames` at `stride` | sparse: one from each of `frames` equal segments | segments: of whole frames (Frozen)
-    # | uniform: evenly, with the last frame | uniform_exclusive: without | fps: at `fps`, then evenly `frames` of them
-    d.sampling = "dense"  # formulas: input_pipeline/sampling.py
+    # dense: `frames` at `stride` | sparse: one from each of `frames` equal segments | segments: the same with whole
+    # bounds | uniform: evenly, the last frame included | uniform_exclusive: without it | fps: at `fps`, of those
+    # `frames` evenly; formulas: input_pipeline/sampling.py
+    d.sampling = "dense"
     d.stride = 4  # in source frames, for dense
     d.fps = 1.0  # frames a second, by their times, for sampling="fps"
     d.size = 224  # height and width after cropping
@@ -119,7 +121,9 @@ def get_config() -> ConfigDict:
     d.flip = False  # horizontal, with probability .5; not where left and right matter (Something-Something)
     d.augment = ConfigDict(augment())
     d.clips_per_video = 1  # repeated augmentation: clips drawn from one decoded video
-    d.mean, d.std = IMAGENET_MEAN, IMAGENET_STD  # of pixels in [0, 1]; applied on the device
+    # Of pixels in [0, 1], applied on the device: three numbers, or the name of a family of models, such as "clip":
+    # imagenet | clip (openai) | siglip (half, inception) | kinetics | none, see input_pipeline/normalise.py
+    d.mean, d.std = any_type(IMAGENET_MEAN), any_type(IMAGENET_STD)
     d.cache = False  # keep decoded videos in memory (uint8, at `cache_size`); for sets that fit
     d.cache_size = 0  # short side of cached frames; 0 = as stored
     d.max_bad_fraction = 0.01  # stop when more of the distinct files than this cannot be decoded

@@ -1,10 +1,17 @@
 """The keys of objectives that need more than a mask and a target; each with its default and its meaning."""
 
-from ml_collections.config_dict import placeholder
+from typing import Any
+
+from ml_collections.config_dict import FieldReference, placeholder
 
 from configs.parts import vit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def any_type(default: Any) -> FieldReference:
+    """A key whose values need not have the type of its default."""
+    return FieldReference(default, field_type=object)
 
 
 def contrast(**changes) -> dict:
@@ -113,8 +120,8 @@ def teacher(**changes) -> dict:
             per_frame=False,  # an image model: sees each frame by itself
             every=1,  # sees every so many-th frame of the batch's clips
             size=0,  # height and width that it sees, resized; 0 = as they are
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
+            mean=any_type(IMAGENET_MEAN),  # as data.mean and data.std
+            std=any_type(IMAGENET_STD),
         )
         | changes
     )

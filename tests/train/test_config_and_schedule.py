@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from configs.common import teacher
 from vfm.errors import UserError
 from vfm.train import config as configs
 from vfm.train import schedules
@@ -54,6 +55,17 @@ def test_the_length_of_a_run_in_any_unit(toy):
 def test_a_config_that_cannot_be_run_says_which_key(toy, changes, says):
     with pytest.raises(UserError, match=says):
         configs.check(toy.config(**changes))
+
+
+def test_normalisations_are_named_on_the_command_line_and_numbers_in_the_run(toy):
+    config = toy.config(**{"data.train": "x", "data.mean": "clip", "data.std": "clip"})
+    config.teachers = {"one": teacher(mean="half", std="half")}
+    configs.check(config)
+    assert config.data.mean == (0.48145466, 0.4578275, 0.40821073)
+    assert config.teachers.one.std == (0.5, 0.5, 0.5)
+    for value in ("clipp", (0.5, 0.5)):
+        with pytest.raises(UserError, match="config.data.std=.*siglip"):
+            configs.check(toy.config(**{"data.train": "x", "data.std": value}))
 
 
 def test_a_config_survives_its_file_and_is_locked(toy, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.normalise import statistics
 from vfm.errors import UserError
 from vfm.parts import nearest
 
@@ -17,7 +18,7 @@ IDENTITY = ("model.", "objective.")
 
 
 def check(config: ConfigDict, *, need_data: bool = True) -> None:
-    """Look for mistakes that no device and no file is needed to find.
+    """Look for mistakes that no device and no file is needed to find; names of normalisations become numbers.
 
     Raises:
       UserError: names the key, the value found, what was expected and what to do.
@@ -42,6 +43,17 @@ def check(config: ConfigDict, *, need_data: bool = True) -> None:
         raise UserError(f"config.ema={config.ema}: expected a decay from 0 (off) to below 1, such as 0.9999")
     if config.checkpoint.keep < 1:
         raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected at least 1")
+    _statistics_as_numbers(config)
+
+
+def _statistics_as_numbers(config: ConfigDict) -> None:
+    """Puts numbers where a mean or a deviation is given by name (data.mean="clip"): all that follows reads numbers."""
+    teachers = {f"config.teachers.{name}": keys for name, keys in config.get("teachers", {}).items()}
+    for name, keys in ({"config.data": config.data} | teachers).items():
+        mean, std = statistics(keys, name)
+        if (mean, std) != (keys.mean, keys.std):
+            with keys.ignore_type():
+                keys.mean, keys.std = mean, std
 
 
 def duration(
