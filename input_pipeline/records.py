@@ -15,8 +15,10 @@ were packed as they are stay the files that they were.
 """
 
 import base64
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -207,6 +209,13 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def reasons_csv(reasons: dict[str, str]) -> str:
+    """A skip list: `path,reason`."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *reasons.items()])
+    return text.getvalue()
+
+
 def _as_os_error(error: RuntimeError, path: Path) -> OSError:
     """What ArrayRecord says about the file system as the error that Python has for it."""
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EIO)
@@ -239,22 +248,31 @@ class _Shards:
 _SHARDS = _Shards()
 
 
+def read_bytes(path: str | os.PathLike, record: int, name: str = "") -> bytes:
+    """A record of an ArrayRecord shard, as it is.
+
+    Raises:
+      BadVideo: it cannot be read.
+    """
+    path = os.fspath(path)
+    name = name or f"{path}::{record}"
+    try:
+        return _SHARDS.read(path, record)
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
+        if not os.path.exists(path):
+            raise BadVideo(name, f"no such file: {path}") from error
+        why = str(error).partition(";")[0]
+        raise BadVideo(name, f"record {record} of {path} cannot be read ({why})") from error
+
+
 def read_record(path: str | os.PathLike, record: int, name: str = "") -> Record:
     """A record of a shard, checked against its checksum.
 
     Raises:
       BadVideo: it cannot be read, or is not what was written.
     """
-    path = os.fspath(path)
-    name = name or f"{path}::{record}"
-    try:
-        data = _SHARDS.read(path, record)
-    except (RuntimeError, ValueError, IndexError, OSError) as error:
-        if not os.path.exists(path):
-            raise BadVideo(name, f"no such file: {path}") from error
-        why = str(error).partition(";")[0]
-        raise BadVideo(name, f"record {record} of {path} cannot be read ({why})") from error
-    return unpack(data, name)
+    name = name or f"{os.fspath(path)}::{record}"
+    return unpack(read_bytes(path, record, name), name)
 
 
 def shard_name(number: int, count: int) -> str:

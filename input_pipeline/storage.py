@@ -304,6 +304,12 @@ def expand(path: str | os.PathLike) -> list[str]:
     return [f for value in values for f in expand(f"{path[: match.start()]}{value}{path[match.end() :]}")]
 
 
+def first_of(path: str) -> str:
+    """A pattern with the first choice for each of its braces: how the files that it stands for end."""
+    path = _RANGE.sub(lambda match: match[1], path)
+    return _CHOICE.sub(lambda match: match[1].split(",")[0], path)
+
+
 def _find(pattern: str) -> list[str]:
     if is_remote(pattern):
         system, name = filesystem(pattern)

@@ -9,16 +9,18 @@ from types import ModuleType
 
 from input_pipeline.formats.base import Table
 from input_pipeline.media import Media
-from input_pipeline.stores import frames, images, parquet, prepared, webdataset
+from input_pipeline.stores import array_record, frames, images, parquet, prepared, tfds, webdataset
 from input_pipeline.stores.base import Request
 from vfm.errors import UserError
 from vfm.parts import nearest
 
 STORES: dict[str, ModuleType] = {
+    "array_record": array_record,
     "frames": frames,
     "images": images,
     "parquet": parquet,
     "prepared": prepared,
+    "tfds": tfds,
     "webdataset": webdataset,
 }
 
@@ -31,8 +33,9 @@ def find(path: str, name: str = "auto") -> str:
     """
     if name != "auto":
         return name if name in STORES else ""
-    if prepared.detect(path):
-        return "prepared"  # its shards may pass for those of other stores
+    for known in ("prepared", "tfds"):  # whose shards may pass for those of other stores
+        if STORES[known].detect(path):
+            return known
     found = [name for name, module in STORES.items() if module.detect(path)]
     if len(found) > 1:
         raise UserError(f"'{path}': may be {' or '.join(found)}; say which with format=NAME")

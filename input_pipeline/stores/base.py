@@ -49,8 +49,10 @@ def children(path: str) -> list[str]:
 
 def detect_shards(path: str, is_shard: Callable[[str], bool]) -> bool:
     """Whether a path or pattern is one of shards, or a folder that holds some."""
-    if storage.has_pattern(path) or is_shard(path):
-        return is_shard(path)
+    if is_shard(storage.first_of(path)):
+        return True
+    if storage.has_pattern(path):
+        return path.endswith("*") and is_shard(storage.expand(path)[0])
     return any(is_shard(name) for name in children(path))
 
 
