@@ -93,6 +93,7 @@ class Recipe:
     clips_per_video: int
     fps: float = 0.0
     resize: str = "decoder"
+    short_side: int = 0
     augment: Augment | None = None
 
     @classmethod
@@ -116,6 +117,7 @@ class Recipe:
             # Configs of runs from before there were these keys lack them.
             fps=float(data.get("fps", 0.0)),
             resize=data.get("resize", "decoder"),
+            short_side=int(data.get("short_side", 0)),
             augment=Augment.from_config(data),
         )
         recipe._check()
@@ -140,6 +142,11 @@ class Recipe:
         for key in ("frames", "stride", "size", "clips_per_video"):
             if getattr(recipe, key) < 1:
                 raise UserError(f"data.{key}={getattr(recipe, key)}: expected at least 1")
+        if recipe.short_side and (recipe.short_side < recipe.size or recipe.crop != "center"):
+            raise UserError(
+                f"data.short_side={recipe.short_side}: expected 0, or at least data.size={recipe.size} with "
+                f"data.crop='center' (found '{recipe.crop}')"
+            )
         if not recipe.crop_scales or not all(0 < scale <= 1 for scale in recipe.crop_scales):
             raise UserError(
                 f"data.crop_scales={recipe.crop_scales}: expected shares in (0, 1] of the short side"
@@ -158,6 +165,7 @@ class Recipe:
     def keeps(self, num_frames: int, height: int, width: int) -> bool:
         """Whether every training clip of a video of this shape is that video as it is."""
         fixed = self.crop in ("center", "resize") and not self.flip and self.augment is None
+        fixed = fixed and self.short_side in (0, self.size)
         in_order = self.sampling != "dense" or self.stride == 1
         return fixed and in_order and (num_frames, height, width) == (self.frames, self.size, self.size)
 
@@ -175,12 +183,14 @@ class Recipe:
         """The crops of an evaluation: one in the middle, or several along the long side."""
         if self.crop == "resize":
             return [transforms.whole_window(self.size, self.size)]
-        return transforms.view_windows(height, width, self.size, crops)
+        published = self.resize != "decoder"
+        return transforms.view_windows(height, width, self.size, crops, self.short_side, published)
 
     def shared_window(self, height: int, width: int) -> Window:
         """A frame small enough to be cheap, large enough that no crop of several of one video is enlarged."""
         share = {"multiscale": min(self.crop_scales), "random_resized": math.sqrt(self.crop_area[0])}
-        side = min(height, width, math.ceil(self.size / share.get(self.crop, 1.0)))
+        side = max(math.ceil(self.size / share.get(self.crop, 1.0)), self.short_side)
+        side = min(height, width, side)
         return transforms.whole_window(*transforms.short_side(height, width, side))
 
 

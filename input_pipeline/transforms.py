@@ -94,11 +94,15 @@ def random_resized_window(
     return _box_window(height, width, (top, left, box_height, box_width), size)
 
 
-def short_side(height: int, width: int, size: int) -> tuple[int, int]:
-    """(height, width) of a frame whose short side becomes `size`, with its aspect kept."""
+def short_side(height: int, width: int, size: int, truncate: bool = False) -> tuple[int, int]:
+    """(height, width) of a frame whose short side becomes `size`, with its aspect kept.
+
+    The long side is rounded, or cut off to a whole number (as torchvision and VideoMAE have it).
+    """
+    whole = int if truncate else round
     if height <= width:
-        return size, max(round(width * size / height), size)
-    return max(round(height * size / width), size), size
+        return size, max(whole(width * size / height), size)
+    return max(whole(height * size / width), size), size
 
 
 def whole_window(height: int, width: int) -> Window:
@@ -106,18 +110,27 @@ def whole_window(height: int, width: int) -> Window:
     return Window(height, width, 0, 0, height, width)
 
 
-def view_windows(height: int, width: int, size: int, crops: int) -> list[Window]:
-    """Squares of side `size` of a frame whose short side becomes `size`, spread evenly along the long side.
+def view_windows(
+    height: int, width: int, size: int, crops: int, short: int = 0, published: bool = False
+) -> list[Window]:
+    """Squares of side `size` of a frame whose short side becomes `short`, spread evenly along the long side.
 
     One crop is the central one; three are the usual left (top), centre and right (bottom).
+
+    Args:
+      short: short side of the resized frame; 0 = `size`.
+      published: whole numbers as torchvision and VideoMAE make them: the long side is cut off, the middle rounded to
+        the even number where it is a half. Otherwise the long side is rounded, and halves of the middle go down.
     """
-    height, width = short_side(height, width, size)
-    shares = [0.5] if crops == 1 else [i / (crops - 1) for i in range(crops)]
-    # Halves round down, as the usual centre crop does.
-    return [
-        Window(height, width, int((height - size) * share), int((width - size) * share), size, size)
-        for share in shares
-    ]
+    height, width = short_side(height, width, short or size, truncate=published)
+    whole = round if published and crops == 1 else int
+    windows = []
+    for share in [0.5] if crops == 1 else [i / (crops - 1) for i in range(crops)]:
+        down, right = (share, 0.5) if height > width else (0.5, share)
+        windows.append(
+            Window(height, width, whole((height - size) * down), whole((width - size) * right), size, size)
+        )
+    return windows
 
 
 @functools.lru_cache(maxsize=1024)

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from input_pipeline import normalise, resize, transforms
+from input_pipeline import normalise, resize, sampling, transforms
 from input_pipeline.clips import Recipe, evaluation_views, training_clips
 from input_pipeline.decode import Video
 from vfm.errors import UserError
@@ -144,6 +144,21 @@ def test_frames_at_a_rate_come_from_the_videos_own_times(video_set, data):
         assert (clip == whole[[0, 2, 6, 8]]).all()  # 5 frames at 4 a second: 0 2 4 6 8, four of them evenly
 
 
+def test_a_real_video_of_variable_rate_is_looked_at_by_its_times(shared, data):
+    with data.unlocked():
+        data.sampling, data.fps, data.crop, data.frames = "fps", 4.0, "center", 9
+    with Video(shared / "data/intel_asl/brother.mkv") as video:  # a frame is missing near its beginning
+        shown = sampling.clock(video.fps, video.times)
+        clip = evaluation_views(video, Recipe.from_config(data), 1, 1)[0]
+        picked = sampling.at_rate(video.num_frames, 4.0, shown)
+        by_index = np.arange(0, video.num_frames, round(video.fps / 4))
+        expected = video.read(picked, lambda h, w: transforms.view_windows(h, w, 16, 1)[0])
+    assert len(picked) == 9 and (clip == expected).all()
+    assert (picked != by_index[:9]).any()
+    looks = np.arange(9) / 4
+    assert (shown.times[picked] <= looks + 1e-6).all() and (shown.times[picked + 1] > looks).all()
+
+
 @pytest.mark.parametrize(("key", "value"), [("resize", "lanczos"), ("fps", 0.0)])
 def test_impossible_values_are_refused_by_key(data, key, value):
     with data.unlocked():
@@ -157,6 +172,35 @@ def test_frames_at_a_rate_need_times_which_the_cache_lacks(data):
         data.sampling, data.cache = "fps", True
     with pytest.raises(UserError, match="data.cache=False"):
         Recipe.from_config(data)
+
+
+def test_windows_of_published_evaluations():
+    # torchvision: Resize(256) gives int(256 * 427 / 240) = 455, CenterCrop(224) round((455 - 224) / 2) = 116 (to even)
+    assert transforms.view_windows(240, 427, 224, 1, 256, True) == [(256, 455, 16, 116, 224, 224)]
+    assert transforms.view_windows(427, 240, 224, 1, 256, True) == [(455, 256, 116, 16, 224, 224)]
+    assert transforms.view_windows(240, 427, 224, 1, 256) == [(256, 455, 16, 115, 224, 224)]
+    assert transforms.view_windows(240, 426, 224, 1) == [(224, 398, 0, 87, 224, 224)]  # 397.6 is rounded
+    assert transforms.view_windows(240, 426, 224, 1, published=True) == [(224, 397, 0, 86, 224, 224)]
+    # VideoMAE: three crops at int(i * (397 - 224) / 2)
+    assert [w.left for w in transforms.view_windows(240, 426, 224, 3, published=True)] == [0, 86, 173]
+    # The short side is cut in its middle, whichever crop of the long side.
+    assert [w[2:4] for w in transforms.view_windows(480, 240, 224, 3, 256)] == [(0, 16), (144, 16), (288, 16)]
+
+
+def test_frames_are_resized_to_the_short_side_before_the_central_crop(video_set, data):
+    with data.unlocked():
+        data.crop, data.short_side, data.resize = "center", 20, "bilinear_antialias"
+    recipe = Recipe.from_config(data)
+    with Video(video_set / "3.mp4") as video:
+        view = evaluation_views(video, recipe, 1, 1)[0]
+        whole = video.read(range(video.num_frames))
+    frames = resize.resize(whole, transforms.whole_window(20, 26), "bilinear_antialias")[1:9:2]
+    assert (view == frames[:, 2:18, 5:21]).all()
+    for changes in ({"short_side": 15}, {"crop": "multiscale"}):
+        with data.unlocked():
+            data.update(changes)
+        with pytest.raises(UserError, match="data.short_side="):
+            Recipe.from_config(data)
 
 
 def test_a_recipe_knows_when_it_changes_nothing(data):
