@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from input_pipeline import augment, image_ops
+from input_pipeline import augment, image_ops, train_batches, write_mp4
 from input_pipeline.augment import Augment, RandAugment
 from input_pipeline.clips import Recipe, examples, training_clips
 from input_pipeline.normalise import NORMALISATIONS
@@ -315,3 +315,44 @@ def test_augmenting_does_not_change_which_frames_and_window_are_drawn(data, clip
         erased = training_clips(video, erasing, [np.random.default_rng(seed)])[0]
         box = (erased == np.rint(255 * np.array(NORMALISATIONS["imagenet"][0]))).all(-1)
         assert (plain == erased)[~box].all() and box.any()
+
+
+def batches(data, workers=0, rows=None, start=0):
+    with data.unlocked():
+        data.workers = workers
+    with train_batches(data, batch_size=8, seed=3, start_step=start, rows=rows) as source:
+        return [next(source)["video"] for _ in range(3)]
+
+
+def switched_on(data):
+    with data.unlocked():
+        data.augment.randaug, data.augment.jitter, data.augment.erase = RANDAUG, 0.5, 0.5
+
+
+def test_augmented_batches_depend_neither_on_workers_nor_hosts_nor_where_a_run_resumes(data):
+    plain = batches(data)
+    switched_on(data)
+    expected = batches(data)
+    assert all((a != b).any() for a, b in zip(plain, expected, strict=True))
+    for workers in (1, 2):
+        assert all((a == b).all() for a, b in zip(expected, batches(data, workers), strict=True))
+    hosts = [batches(data, rows=slice(first, first + 4)) for first in (0, 4)]
+    assert all(
+        (a == np.concatenate(b)).all() for a, b in zip(expected, zip(*hosts, strict=True), strict=True)
+    )
+    assert (batches(data, start=2)[0] == expected[2]).all()
+
+
+def test_cached_whole_videos_are_augmented_too(data, video_set, tmp_path):
+    with data.unlocked():
+        data.cache, data.cache_size, data.crop, data.stride = True, 16, "resize", 1
+        data.frames, data.size = 10, 16
+    lines = (video_set / "train.csv").read_text().splitlines()
+    for i in range(len(lines) - 1):
+        write_mp4(tmp_path / f"{i}.mp4", np.full((10, 16, 16, 3), 20 * i, np.uint8), 8, 12)
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    data.train = str(tmp_path / "train.csv")
+    plain = batches(data)
+    switched_on(data)
+    changed = batches(data)
+    assert all((a != b).any() for a, b in zip(plain, changed, strict=True))
