@@ -22,6 +22,7 @@ class Run:
     metrics: list[dict]
     environment: dict
     bad_files: list[dict]
+    shown: list[dict]  # account of each process of what was planned and shown, see vfm.train.shown
     parameters: dict[str, int]
     step: int
 
@@ -92,6 +93,10 @@ def _json(file: Path) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def _last(by_step: dict) -> dict:
+    return by_step[max(by_step, key=int)]
+
+
 def read_run(folder: Path) -> tuple[Run, dict]:
     """The run and all its parameters.
 
@@ -109,6 +114,7 @@ def read_run(folder: Path) -> tuple[Run, dict]:
         _lines(folder / "metrics.jsonl"),
         _json(folder / "environment.json"),
         [row for file in sorted(folder.glob("bad_files*.jsonl")) for row in _lines(file)],
+        [_last(_json(file)) for file in sorted(folder.glob("input*.json"))],
         counts,
         step,
     )

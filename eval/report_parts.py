@@ -7,6 +7,7 @@ import numpy as np
 
 from eval import charts, pictures, results
 from eval.report_data import Evaluation, Run
+from vfm.train import shown
 
 FPS = 8  # of moving pictures
 PROBE_NAMES = {"linear": "linear", "attentive": "attentive", "knn": "kNN"}
@@ -264,11 +265,14 @@ def appendix(run: Run, evaluation: Evaluation) -> str:
         files = f'<table class="pairs">{rows}</table>'
         more = f"<p>... and {len(bad) - 200} more</p>" if len(bad) > 200 else ""
         skipped = (
-            f"<details open><summary>{len(bad)} files could not be read and were skipped</summary>"
+            f"<details open><summary>{len(bad)} files or samples could not be used</summary>"
             f"{files}{more}</details>"
         )
     else:
         skipped = '<p class="soft">Every video file could be read.</p>'
+    if run.shown:
+        account = "".join(f"<li>{escape(line)}</li>" for line in shown.lines(run.shown))
+        skipped = f'<h3>What training was shown</h3><ul class="soft">{account}</ul>{skipped}'
     blocks = [
         ("Configuration of the run", run.config.to_dict()),
         ("Configuration of the evaluation", evaluation.about.get("config", {})),

@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from input_pipeline import transforms
+from input_pipeline import storage, transforms
 from input_pipeline.decode import BadVideo, FewerFrames, WindowOf
 from input_pipeline.sources import Source
 from input_pipeline.transforms import Window
@@ -115,9 +115,9 @@ def open_cache(source: Source, cache_size: int, root: str = "", threads: int = 0
     """
     first = {path: i for i, path in reversed(list(enumerate(source.paths)))}
     indices = sorted(first.values())  # one sample for each video
-    family = _digest([source.name, os.path.abspath(source.name), os.path.abspath(root), str(cache_size)])[:8]
+    family = digest([source.name, os.path.abspath(source.name), os.path.abspath(root), str(cache_size)])[:8]
     name = f"{Path(source.name).stem}-{family}-{_content_key(source, indices, cache_size)}"
-    for folder in _folders(source):
+    for folder in folders(source):
         if (folder / name).is_dir():
             try:
                 return _load(source, folder / name)
@@ -139,19 +139,19 @@ def _content_key(source: Source, indices: Sequence[int], cache_size: int) -> str
     for index in indices:
         name = source.paths[index]
         parts += [os.path.abspath(name) if source.media is None else name, source.store.stamp(index)]
-    return _digest(parts)[:16]
+    return digest(parts)[:16]
 
 
-def _digest(parts: Sequence[str]) -> str:
+def digest(parts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _folders(source: Source) -> Iterator[Path]:
-    """Where a cache may lie, the best place first."""
+def folders(source: Source) -> Iterator[Path]:
+    """Where what is known about a source may be kept, the best place first."""
     path = Path(source.name)
-    yield (path if path.is_dir() else path.parent) / ".vfm_cache"
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    yield Path(home) / "vfm"
+    if not storage.is_remote(source.name):
+        yield (path if path.is_dir() else path.parent) / ".vfm_cache"
+    yield storage.cache_folder()
 
 
 def _load(source: Source, folder: Path) -> Cache:
@@ -256,7 +256,7 @@ class _Sink:
 
     def _create(self) -> None:
         failures = []
-        for folder in _folders(self._source):
+        for folder in folders(self._source):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 partial = folder / f"{self._name}.partial-{os.uname().nodename}-{os.getpid()}"

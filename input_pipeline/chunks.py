@@ -2,165 +2,80 @@
 
 B rows of the global batch, b rows of this host, K clips of each video, T frames, S side in pixels, V views.
 
-Position p (row p % B of batch p // B) shows clip p % K of slot p // K; slot s is the video at place s % n of a
-permutation of all n usable samples drawn for epoch s // n. Any position can be computed directly, so a run resumes at
-any step at once; hosts take rows, workers take chunks of rows, and neither changes what a row holds. Of several
-captions one is drawn by the row's position as well.
+Position p (row p % B of batch p // B) shows clip p % K of slot p // K; which sample stands in a slot is said by
+`input_pipeline.order`. Any position can be computed directly, so a run resumes at any step at once; hosts take rows,
+workers take chunks of rows, and neither changes what a row holds. Of several captions one is drawn by the row's
+position as well.
 
-A video that does not decode is skipped: its slot shows the next one of an order drawn for that slot. It is counted and
-named, and too many of them end the run. In an evaluation nothing takes its place: its row has mask 0. Samples without
-a caption are left out from the beginning where text is asked for.
+What is known to be bad before training is not in the plan. A video that does not decode later is skipped: its slot
+shows the next one of an order drawn for that slot. It is counted and named, and too many of them end the run. In an
+evaluation nothing takes its place: its row has mask 0.
 """
 
-import collections
-import functools
+import threading
+import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 
 from input_pipeline import clips
-from input_pipeline.cache import Cache, CachedVideo, open_cache
-from input_pipeline.clips import Part, Recipe
+from input_pipeline.clips import Recipe
 from input_pipeline.decode import BadVideo
-from input_pipeline.media import OpenVideo
-from input_pipeline.sources import Source, open_source
-from input_pipeline.text import open_texts
+from input_pipeline.mixture import Ingredient, Mixture
+from input_pipeline.videos import Batch, Timed, Videos
+from input_pipeline.workers import Reading
 from vfm.errors import UserError
 
-Batch = dict[str, np.ndarray]
-
-_ORDER, _CLIP, _REPLACEMENT, _CAPTION = 0, 1, 2, 3  # streams of random numbers
-_STREAMS = {"video": 0, "image": 10}  # added to those, so that two media have orders of their own
+ORDER, _CLIP, _REPLACEMENT, _CAPTION = 0, 1, 2, 3  # streams of random numbers
+STREAMS = {"video": 0, "image": 10}  # added to those, so that two media have orders of their own
 _MOST_REPLACEMENTS = 100  # tried in one place
-_FILES_CHECKED = 10_000  # whose presence is checked before the first batch
 _FOR_EVER = 2**62  # chunks of a training run
 
 
-class BadFiles:
-    """Files that do not decode, each with its reason; too many are an error.
+class Notice(NamedTuple):
+    """A file that gives no frames, or not all of them; which source it belongs to."""
 
-    Attributes:
-      reasons: path -> reason, of files that give nothing.
-      damaged: path -> reason, of files that are used in part.
+    source: int
+    name: str
+    reason: str
+    in_part: bool
+
+
+class _Chunks:
+    """What both kinds of chunks have in common: they know which file each thread is at, and which to avoid.
+
+    A chunk is a batch's rows with, beside them, `bad` (a tuple of `Notice`), and `times`: seconds of reading and of
+    everything else.
     """
 
-    def __init__(self, source: Source, most: float):
-        self.reasons: dict[str, str] = {}
-        self.damaged: dict[str, str] = {}
-        self._source, self._most = source, most
-        self._names = (
-            [source.clip_name(i) for i in range(len(source))] if source.spans is not None else source.paths
-        )
-        self._count = len(set(self._names))
+    def __init__(self, videos: Sequence[Videos]):
+        self._all = videos
+        self.reading: dict[int, Reading] = {}
 
-    def add(self, path: str, reason: str, in_part: bool = False) -> None:
-        """Notes a file; `in_part`: it is used as far as it goes.
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"reading": {}}
 
-        Raises:
-          UserError: those that give nothing are more than the share that data.max_bad_fraction allows.
-        """
-        if in_part:
-            self.damaged.setdefault(path, reason)
-            return
-        self.reasons.setdefault(path, reason)
-        if len(self.reasons) > self._most * self._count:
-            some = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:3])
-            if self._source.lines:
-                first = self._source.where(self._names.index(next(iter(self.reasons))))
-                some += f" (the first is {first})"
-            raise UserError(
-                f"{self._source.key}='{self._source.name}': {len(self.reasons)} of {self._count} files give no frames, "
-                f"data.max_bad_fraction={self._most} allows {int(self._most * self._count)}: {some}; mend them, take "
-                f"them out of the set, check data.root, or raise data.max_bad_fraction"
-            )
+    def note(self, source: int, name: str) -> None:
+        """Writes down which file this thread is at."""
+        self.reading[threading.get_ident()] = Reading(source, name, time.monotonic())
+
+    def avoid(self, source: int, name: str, reason: str) -> None:
+        """Takes a file for bad from now on."""
+        self._all[source].bad.reasons.setdefault(name, reason)
+
+    def done(self) -> None:
+        """This thread is at no file any more."""
+        self.reading.pop(threading.get_ident(), None)
 
 
-class Videos:
-    """The videos (or images) of a source with their texts, opened by sample: from files or from the cache.
-
-    Attributes:
-      texts: None where the configuration asks for none.
-      usable: samples that training draws from; None = all.
-    """
-
-    def __init__(
-        self, data: Any, spec: str, key: str, most: float, medium: str = "video", training: bool = False
-    ):
-        text = data.get("text")
-        column = text.column if text else "caption"
-        self.source = source = open_source(spec, data.root, key, column, medium)
-        self.bad = BadFiles(source, most)
-        self._check_presence()
-        self.texts = open_texts(data, source, most if training else 1.0, required=training)
-        self.usable = None
-        if training and self.texts is not None and self.texts.left_out:
-            self.usable = self.texts.usable
-        self.cache: Cache | None = None
-        if data.cache and source.spans is not None:
-            raise UserError(
-                f"{key}='{spec}' shows parts of files (start_time, end_time), and data.cache=True keeps frames without "
-                f"their times; set data.cache=False"
-            )
-        if data.cache:
-            self.cache = open_cache(source, int(data.cache_size), data.root)
-            for path, reason in self.cache.bad.items():
-                self.bad.add(path, reason)
-
-    def __len__(self) -> int:
-        return len(self.source) if self.usable is None else len(self.usable)
-
-    def sample(self, place: int) -> int:
-        """The sample at a place among those that training draws from."""
-        return place if self.usable is None else int(self.usable[place])
-
-    def _check_presence(self) -> None:
-        step = -(-len(self.source) // _FILES_CHECKED)
-        index_of = {self.source.paths[i]: i for i in range(0, len(self.source), step)}
-        missing = self.source.store.missing(index_of.values())
-        if missing and len(missing) == len(index_of):
-            first, reason = next(iter(missing.items()))
-            raise UserError(
-                f"{self.source.key}='{self.source.name}': none of its files is there, e.g. {self.source.paths[first]}: "
-                f"{reason} ({self.source.where(first)}); set data.root to the folder that the paths in it are relative "
-                f"to"
-            )
-        for index, reason in missing.items():
-            self.bad.add(self.source.clip_name(index), reason)
-
-    def open(self, index: int) -> OpenVideo | Part | CachedVideo:
-        return self.cache.open(index) if self.cache else self.source.open(index)
-
-    def text(self, indices: Sequence[int], choices: Sequence[int] | None = None) -> Batch:
-        """The rows of text of samples, by default their first captions; nothing where there are no texts."""
-        if self.texts is None:
-            return {}
-        return self.texts.batch(indices, [0] * len(indices) if choices is None else choices)
-
-    def choice(self, index: int, seed: tuple[int, ...]) -> int:
-        """One of a sample's captions, drawn by `seed`."""
-        count = len(self.texts.choices(index)) if self.texts is not None else 1
-        return int(np.random.default_rng(seed).integers(count)) if count > 1 else 0
-
-    def labels(self, indices: np.ndarray) -> Batch:
-        """`id`, `label` (the first column, or -1) and all label columns of samples."""
-        columns = {name: column[indices] for name, column in self.source.labels.items()}
-        first = next(iter(columns.values()), np.full(len(indices), -1, np.int32))
-        return {"label": first} | columns | {"id": indices.astype(np.int32)}
-
-
-@functools.lru_cache(maxsize=6)
-def _permutation(seed: int, stream: int, epoch: int, count: int) -> Int[np.ndarray, "n"]:
-    return np.random.default_rng((seed, stream, epoch)).permutation(count)
-
-
-class TrainingChunks:
+class TrainingChunks(_Chunks):
     """Random access to chunks of `size` rows of this host's part of the batches from `start_step` on."""
 
     def __init__(
         self,
-        videos: Videos,
+        mixture: Mixture,
         recipe: Recipe,
         seed: int,
         batch_size: int,
@@ -168,123 +83,147 @@ class TrainingChunks:
         rows: slice,
         medium: str = "video",
     ):
-        self._stream = _STREAMS[medium]
-        self._videos, self._recipe, self._seed = videos, recipe, seed
-        self._batch_size, self._first_row, self._start = batch_size, rows.start, start_step
-        repeats, count = recipe.clips_per_video, rows.stop - rows.start
-        self.whole = videos.cache is not None and self._as_stored(videos.cache)
-        if videos.cache is not None:
+        super().__init__([part.videos for part in mixture.parts])
+        self._stream = STREAMS[medium]
+        self._mixture, self._repeats, self._seed = mixture, recipe.clips_per_video, seed
+        self._batch_size, self._rows, self._start = batch_size, rows, start_step
+        repeats, count = self._repeats, rows.stop - rows.start
+        cached = all(videos.cache is not None for videos in self._all)
+        self.whole = cached and len(self._all) == 1 and _as_stored(self._all[0], recipe)
+        if cached:
             self.size = count
         else:  # one video's clips, where hosts do not share a video
-            self.size = (
-                repeats if not (count % repeats or rows.start % repeats or batch_size % repeats) else 1
-            )
+            shared = count % repeats or rows.start % repeats or batch_size % repeats
+            self.size = 1 if shared else repeats
         self.per_batch = count // self.size
 
     def __len__(self) -> int:
         return _FOR_EVER
 
+    def planned(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(source, sample) of this host's rows of a batch, when every file decodes."""
+        first = step * self._batch_size
+        slots = np.arange(first + self._rows.start, first + self._rows.stop) // self._repeats
+        return self._mixture.samples(slots)
+
     def __getitem__(self, index: int) -> dict[str, Any]:
+        start, repeats = time.perf_counter(), self._repeats
         step, chunk = divmod(index, self.per_batch)
-        position = (self._start + step) * self._batch_size + self._first_row + chunk * self.size
-        positions = range(position, position + self.size)
-        noticed: dict[str, tuple[str, bool]] = {}
+        position = (self._start + step) * self._batch_size + self._rows.start + chunk * self.size
+        positions = np.arange(position, position + self.size)
+        noticed: dict[tuple[int, str], Notice] = {}
+        slots, first, which = np.unique(positions // repeats, return_index=True, return_inverse=True)
+        sources, samples = self._mixture.samples(slots)
+        reading = 0.0
         if self.whole:
-            indices = np.array([self._sample(p // self._recipe.clips_per_video) for p in positions])
-            video = self._videos.cache.stack[self._videos.cache.place[indices]]
+            cache = self._all[0].cache
+            video = cache.stack[cache.place[samples[which]]]
         else:
-            slots = collections.defaultdict(list)
-            for p in positions:
-                slots[p // self._recipe.clips_per_video].append(p)
-            found = [self._clips_of(slot, members, noticed) for slot, members in slots.items()]
-            indices = np.repeat([sample for sample, _ in found], [len(made) for _, made in found])
-            video = np.stack([clip for _, made in found for clip in made])
+            clips_of_rows = []
+            for i, at in enumerate(first):
+                members = positions[at : at + int((which == i).sum())].tolist()
+                place = int(slots[i]), int(sources[i]), int(samples[i])
+                samples[i], made, seconds = self._clips_of(*place, members, noticed)
+                clips_of_rows += made
+                reading += seconds
+            self.done()
+            video = clips_of_rows[0][None] if len(clips_of_rows) == 1 else np.stack(clips_of_rows)
+        sources, samples = sources[which], samples[which]
         choices = [
-            self._videos.choice(int(i), (self._seed, self._stream + _CAPTION, p, int(i)))
-            for p, i in zip(positions, indices, strict=True)
+            self._all[s].choice(i, (self._seed, self._stream + _CAPTION, p, i))
+            for p, s, i in zip(positions.tolist(), sources.tolist(), samples.tolist(), strict=True)
         ]
-        rows = {"video": video} | self._videos.labels(indices) | self._videos.text(indices, choices)
-        if (repeats := self._recipe.clips_per_video) > 1:  # tells the clips of one video apart, for masks
-            rows["clip"] = np.array([p % repeats for p in positions], np.int32)
-        return rows | {"bad": _listed(noticed)}
+        rows = {"video": video} | self._mixture.rows(sources, samples, choices)
+        if repeats > 1:  # tells the clips of one video apart, for masks
+            rows["clip"] = (positions % repeats).astype(np.int32)
+        times = reading, time.perf_counter() - start - reading
+        return rows | {"bad": tuple(noticed.values()), "times": times}
 
-    def _as_stored(self, cache: Cache) -> bool:
-        """Whether every clip is a whole cached video, so that a batch is one copy."""
-        recipe, stack = self._recipe, cache.stack
-        size = (recipe.frames, recipe.size, recipe.size, 3)
-        fixed = recipe.crop in ("center", "resize") and not recipe.flip
-        in_order = recipe.sampling == "sparse" or recipe.stride == 1
-        return stack is not None and stack.shape[1:] == size and fixed and in_order
-
-    def _sample(self, slot: int) -> int:
-        epoch, place = divmod(slot, len(self._videos))
-        order = _permutation(self._seed, self._stream + _ORDER, epoch, len(self._videos))
-        return self._videos.sample(int(order[place]))
-
-    def _candidates(self, slot: int) -> Iterator[int]:
+    def _candidates(self, slot: int, source: int, first: int) -> Iterator[int]:
         """The sample of a slot, then those that replace it."""
-        first = self._sample(slot)
         yield first
+        videos = self._all[source]
         rng = np.random.default_rng((self._seed, self._stream + _REPLACEMENT, slot, first))
         for _ in range(_MOST_REPLACEMENTS):
-            yield self._videos.sample(int(rng.integers(len(self._videos))))
+            yield int(videos.sample(rng.integers(len(videos))))
 
     def _clips_of(
-        self, slot: int, positions: Sequence[int], noticed: dict[str, tuple[str, bool]]
-    ) -> tuple[int, list[UInt8[np.ndarray, "T S S 3"]]]:
-        """(sample, clips) of some positions of one slot; puts files that do not decode into `noticed`."""
-        bad = self._videos.bad
-        for index in self._candidates(slot):
-            path = self._videos.source.clip_name(index)
-            if path in bad.reasons:
+        self,
+        slot: int,
+        source: int,
+        sample: int,
+        positions: Sequence[int],
+        noticed: dict[tuple[int, str], Notice],
+    ) -> tuple[int, list[UInt8[np.ndarray, "T S S 3"]], float]:
+        """(sample, clips, seconds of reading) of some positions of one slot; notes files that do not decode."""
+        part: Ingredient = self._mixture.parts[source]
+        bad, seconds = part.videos.bad, 0.0
+        for index in self._candidates(slot, source, sample):
+            name = part.videos.source.clip_name(index)
+            if name in bad.reasons:
                 continue
+            self.note(source, name)
             rngs = [np.random.default_rng((self._seed, self._stream + _CLIP, p, index)) for p in positions]
+            start = time.perf_counter()
             try:
-                with self._videos.open(index) as video:
-                    made = clips.training_clips(video, self._recipe, rngs)
+                with part.videos.open(index) as video:
+                    timed = Timed(video, time.perf_counter() - start)
+                    made = clips.training_clips(timed, part.recipe, rngs)
                     if video.damage:
-                        noticed[path] = video.damage, True
-                    return index, made
+                        noticed[source, name] = Notice(source, name, video.damage, True)
+                    return index, made, seconds + timed.seconds
             except BadVideo as error:
-                noticed[path] = error.reason, False
-                bad.add(path, error.reason)
-        name, some = self._videos.source.name, next(iter(bad.reasons.items()), ("", ""))
+                seconds += time.perf_counter() - start
+                noticed[source, name] = Notice(source, name, error.reason, False)
+                bad.add(name, error.reason)
+        origin, some = part.videos.source, next(iter(bad.reasons.items()), ("", ""))
         raise UserError(
-            f"{self._videos.source.key}='{name}': none of {_MOST_REPLACEMENTS + 1} videos tried gives frames, e.g. "
+            f"{origin.key}='{origin.name}': none of {_MOST_REPLACEMENTS + 1} videos tried gives frames, e.g. "
             f"{some[0]}: {some[1]}; mend the set or data.root"
         )
 
 
-class EvaluationChunks:
+def _as_stored(videos: Videos, recipe: Recipe) -> bool:
+    """Whether every clip is a whole cached video, so that a batch is one copy."""
+    stack = videos.cache.stack
+    return stack is not None and recipe.keeps(*stack.shape[1:4])
+
+
+class EvaluationChunks(_Chunks):
     """Random access to single samples, in the order of the source."""
 
     def __init__(self, videos: Videos, recipe: Recipe, views: tuple[int, int]):
+        super().__init__([videos])
         self._videos, self._recipe, self._views = videos, recipe, views
 
     def __len__(self) -> int:
         return len(self._videos.source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        path, bad = self._videos.source.clip_name(index), self._videos.bad
-        mask, noticed = np.ones(1, np.float32), {}
+        start = time.perf_counter()
+        name, bad = self._videos.source.clip_name(index), self._videos.bad
+        mask, noticed, timed = np.ones(1, np.float32), [], None
+        self.note(0, name)
         try:
-            if path in bad.reasons:
-                raise BadVideo(path, bad.reasons[path])
+            if index in self._videos.source.skipped:
+                raise BadVideo(name, self._videos.source.skipped[index])
+            if name in bad.reasons:
+                raise BadVideo(name, bad.reasons[name])
             with self._videos.open(index) as video:
-                views = clips.evaluation_views(video, self._recipe, *self._views)
+                timed = Timed(video, time.perf_counter() - start)
+                views = clips.evaluation_views(timed, self._recipe, *self._views)
                 if video.damage:
-                    noticed[path] = video.damage, True
+                    noticed.append(Notice(0, name, video.damage, True))
         except BadVideo as error:
-            bad.add(path, error.reason)
-            noticed[path] = error.reason, False
+            if index not in self._videos.source.skipped:
+                bad.add(name, error.reason)
+                noticed.append(Notice(0, name, error.reason, False))
             mask[:] = 0
             side = self._recipe.size
             views = np.zeros((self._views[0] * self._views[1], self._recipe.frames, side, side, 3), np.uint8)
+        self.done()
         labels = self._videos.labels(np.array([index]))
-        text = self._videos.text([index])
-        return {"video": views[None]} | labels | text | {"mask": mask, "bad": _listed(noticed)}
-
-
-def _listed(noticed: dict[str, tuple[str, bool]]) -> tuple[tuple[str, str, bool], ...]:
-    """Path, reason and whether used in part, of each file; as what travels between processes."""
-    return tuple((path, *entry) for path, entry in noticed.items())
+        text: Batch = self._videos.text([index])
+        reading = timed.seconds if timed else 0.0
+        times = reading, time.perf_counter() - start - reading
+        return {"video": views[None]} | labels | text | {"mask": mask, "bad": tuple(noticed), "times": times}

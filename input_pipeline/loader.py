@@ -1,93 +1,108 @@
-"""Batches in a global order, which `input_pipeline.chunks` defines, read ahead by grain.
+"""Batches in a global order, which `input_pipeline.chunks` defines, read ahead by threads or processes.
 
 b rows of this host, T frames, S side in pixels, V views.
 
-A `MapDataset` of chunks of rows (the clips of one video; a whole batch where nothing is decoded) is read ahead by
-threads, or by processes with threads. Rows are put together after that, so workers do not change their order.
+Chunks of rows (the clips of one video; a whole batch where nothing is decoded) are read ahead by grain's threads, or by
+the processes of `input_pipeline.workers`. Rows are put together after that, so workers do not change their order.
 """
 
 import atexit
-import os
-import shutil
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
-from absl import flags
 
-from input_pipeline.chunks import Batch, EvaluationChunks, TrainingChunks, Videos
+from input_pipeline.chunks import ORDER, STREAMS, EvaluationChunks, TrainingChunks
 from input_pipeline.clips import Recipe
+from input_pipeline.mixture import Mixture, open_stream
+from input_pipeline.telemetry import Account, Telemetry, Watchdog
+from input_pipeline.videos import Batch, Share, Videos
+from input_pipeline.workers import Reading, Workers
 from vfm.errors import UserError
 
-_SHARED_MEMORY = "/dev/shm"  # where workers leave arrays
-_SMALL = 2**16  # bytes of an array that is sooner copied than shared
+_BESIDE = 2**16  # bytes of a chunk's arrays beside its frames that travel through shared memory
 
 
-def _outlive_signals(index: int, count: int) -> None:
-    """A cluster sends SIGTERM to all processes of a job, a terminal Ctrl-C: the trainer still wants batches then,
-    to come to the end of its step and save. It stops its workers itself when it leaves."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _read(chunks: Any, ahead: int, threads: int, workers: int, chunk_bytes: int) -> Iterator[dict[str, Any]]:
+def _by_threads(chunks: Any, ahead: int, threads: int) -> Iterator[dict[str, Any]]:
     """Grain's iterator over chunks in their order, about `ahead` of them read in advance."""
     import grain  # it imports jax, for which the processes that decode have no use
 
-    per_worker = max(1, -(-ahead // max(workers, 1)))
-    buffered = max(per_worker, threads) if threads else 0
-    dataset = grain.MapDataset.source(chunks).to_iter_dataset(
-        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
-    )
-    if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads its own flags when it starts processes
-            flags.FLAGS.mark_as_parsed()
-        # Arrays travel through shared memory where there is room; containers often have 64 MiB of it.
-        needed = 2 * workers * (per_worker + 1) * chunk_bytes
-        room = shutil.disk_usage(_SHARED_MEMORY).free if os.path.isdir(_SHARED_MEMORY) else 0
-        options = grain.experimental.DatasetOptions(min_shm_size=_SMALL if needed < room else sys.maxsize)
-        dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
-        dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker),
-            worker_init_fn=_outlive_signals,
+    return iter(
+        grain.MapDataset.source(chunks).to_iter_dataset(
+            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(ahead, threads) if threads else 0)
         )
-    return iter(dataset)
+    )
 
 
 class _Stream:
     """Chunks of one medium, read ahead in their order."""
 
-    def __init__(self, data: Any, videos: Videos, chunks: Any, ahead: int, chunk_bytes: int):
-        self.videos, self._chunks, self._ahead, self._chunk_bytes = videos, chunks, ahead, chunk_bytes
+    def __init__(self, data: Any, videos: Sequence[Videos], chunks: Any, ahead: int, chunk_bytes: int):
+        self.videos, self.chunks, self._ahead = videos, chunks, ahead
+        self._chunk_bytes = chunk_bytes + _BESIDE
         # Cached videos are sliced in this process: sending them to others would cost more.
-        self._workers = 0 if videos.cache is not None else int(data.workers)
+        cached = all(some.cache is not None for some in videos)
+        self._workers = 0 if cached else int(data.workers)
         self._threads = 0 if getattr(chunks, "whole", False) else int(data.threads)
-        self._iterator = None
+        self._iterator: Any = None
+        self._name = videos[0].source.name
+        self._watchdog = Watchdog(self.reading, self._name, float(data.get("stall_seconds", 0.0)))
+        self.telemetry = Telemetry()
 
     def take(self, count: int) -> Batch:
-        """The rows of the next `count` chunks."""
+        """The rows of the next `count` chunks, each of which has the same number of them."""
         if self._iterator is None:
-            atexit.register(self.close)  # workers end at no signal but this
-            self._iterator = _read(self._chunks, self._ahead, self._threads, self._workers, self._chunk_bytes)
-        parts = [next(self._iterator) for _ in range(count)]
-        for part in parts:
-            for entry in part.pop("bad"):
-                self.videos.bad.add(*entry)
-        if len(parts) == 1 and not self._workers:
-            return parts[0]
-        # In processes, arrays are views of shared memory that goes with them: always copy those.
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            atexit.register(self.close)
+            self._iterator = self._start()
+        batch: Batch = {}
+        for place in range(count):
+            with self.telemetry.waiting(), self._watchdog:
+                part = next(self._iterator)
+            self._notice(part.pop("bad"))
+            self.telemetry.add(len(part["id"]), *part.pop("times"))
+            if count == 1 and not self._workers:
+                batch = part
+                break
+            rows = len(part["id"])
+            for name, values in part.items():
+                if name not in batch:
+                    batch[name] = np.empty((count * rows, *values.shape[1:]), values.dtype)
+                batch[name][place * rows : (place + 1) * rows] = values
+        self.telemetry.batch()
+        return batch
+
+    def _start(self) -> Any:
+        if self._workers:
+            return Workers(
+                self.chunks, self._workers, self._ahead, self._chunk_bytes, indices=range(len(self.chunks))
+            )
+        return _by_threads(self.chunks, self._ahead, self._threads)
+
+    def _notice(self, bad: Sequence[tuple[int, str, str, bool]]) -> None:
+        found = list(bad)
+        if isinstance(self._iterator, Workers):
+            found += [(*entry, False) for entry in self._iterator.avoided()]
+        for source, name, reason, in_part in found:
+            self.videos[source].bad.add(name, reason, in_part)
+
+    def reading(self) -> list[Reading]:
+        """The files that are being read."""
+        found = (
+            self._iterator.reading() if isinstance(self._iterator, Workers) else self.chunks.reading.values()
+        )
+        return list(found)
 
     def bad_files(self) -> list[dict[str, str]]:
-        bad = list(self.videos.texts.left_out) if self.videos.texts is not None else []
-        bad += list(self.videos.bad.reasons.items())
-        bad += [(path, f"{why}; used in part") for path, why in list(self.videos.bad.damaged.items())]
-        return [{"path": path, "reason": why} for path, why in bad]
+        return [{"path": name, "reason": why} for videos in self.videos for name, why in videos.bad_files()]
+
+    def interrupt(self) -> None:
+        """Ends a `take` that waits in another thread, as far as that is possible."""
+        if isinstance(self._iterator, Workers):
+            self._iterator.close()
 
     def close(self) -> None:
         atexit.unregister(self.close)
+        self._watchdog.close()
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
@@ -100,14 +115,27 @@ class _Batches:
       label_names: label column -> names of its classes, where they are known.
     """
 
-    def __init__(self, streams: Sequence[_Stream]):
+    def __init__(self, streams: Sequence[_Stream], label_names: dict[str, list[str]]):
         self._streams = streams
-        self.label_names = streams[0].videos.source.label_names
+        self.label_names = label_names
 
     @property
     def bad_files(self) -> list[dict[str, str]]:
-        """Files met so far that give no frames, or not all, and samples without text: {"path": ..., "reason": ...}."""
+        """What cannot be shown, as far as that is known: {"path": ..., "reason": ...}.
+
+        Files that give no frames, or not all, samples without text, and those of a skip list.
+        """
         return [entry for stream in self._streams for entry in stream.bad_files()]
+
+    def telemetry(self) -> dict[str, float]:
+        """Means since the last call: `decode_ms` and `transform_ms` of a clip, `wait_ms` for a batch; and `bad_clips`,
+        how many rows showed another sample than planned."""
+        return Telemetry.means([stream.telemetry for stream in self._streams])
+
+    def interrupt(self) -> None:
+        """Lets a thread that waits for a batch go on, with StopIteration; then `close`."""
+        for stream in self._streams:
+            stream.interrupt()
 
     def close(self) -> None:
         """Stops threads and processes."""
@@ -125,10 +153,14 @@ class TrainBatches(_Batches):
     """Endless iterator of training batches; see `train_batches`.
 
     Attributes:
-      num_examples: clips of one epoch, all clips of each video counted.
+      num_examples: clips of one epoch, all clips of each video counted; of a mixture, those of all its sources.
+      source_names: names of a mixture's sources, which the batch's `source` counts; [""] of a single source.
+      account: what was planned and shown, see `Account`.
     """
 
-    def __init__(self, data: Any, batch_size: int, seed: int, start_step: int, rows: slice):
+    def __init__(
+        self, data: Any, batch_size: int, seed: int, start_step: int, rows: slice, share: Share | None = None
+    ):
         recipe = Recipe.from_config(data)
         images = int(data.get("image_batch", 0))
         if images < 0 or bool(images) != bool(data.get("images", "")):
@@ -136,40 +168,53 @@ class TrainBatches(_Batches):
                 f"data.images='{data.images}' and data.image_batch={images}: expected both, a source of images and how "
                 f"many go beside each batch, or neither"
             )
-        order = dict(seed=seed, start_step=start_step)
-        videos = _training_stream(data, "video", recipe, batch_size=batch_size, rows=rows, **order)
+        order = dict(seed=seed, start_step=start_step, share=share)
+        videos, self._mixture = _training_stream(
+            data, "video", recipe, batch_size=batch_size, rows=rows, **order
+        )
         streams = [videos]
         if images:
             part = _share(rows, batch_size, images)
-            streams.append(
-                _training_stream(data, "image", recipe.of_images(), batch_size=images, rows=part, **order)
-            )
-        super().__init__([stream for stream, _ in streams])
-        self._counts = [count for _, count in streams]
-        self.num_examples = len(videos[0].videos) * recipe.clips_per_video
+            options = dict(batch_size=images, rows=part) | order
+            streams.append(_training_stream(data, "image", recipe.of_images(), **options)[0])
+        super().__init__(streams, self._mixture.label_names)
+        self._step = start_step
+        self.source_names = self._mixture.names
+        self.num_examples = sum(len(some) for some in videos.videos) * recipe.clips_per_video
+        self.account = Account(self._mixture, batch_size, recipe.clips_per_video, start_step)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        batch, *images = (
-            stream.take(count) for stream, count in zip(self._streams, self._counts, strict=True)
-        )
+        batch, *images = [stream.take(stream.chunks.per_batch) for stream in self._streams]
+        planned = self._streams[0].chunks.planned(self._step)
+        shown = batch.get("source", np.zeros(len(batch["id"]), np.int32)), batch["id"]
+        self._streams[0].telemetry.replaced += self.account.add(self._step, planned, shown)
+        self._step += 1
         for rows in images:
-            kept = {name: rows[name] for name in rows if name == "id" or name.startswith("text")}
+            kept = {name: rows[name] for name in rows if name in ("id", "source") or name.startswith("text")}
             batch |= {"image": rows["video"]} | {f"image_{name}": array for name, array in kept.items()}
         return batch
 
 
 def _training_stream(
-    data: Any, medium: str, recipe: Recipe, *, batch_size: int, rows: slice, seed: int, start_step: int
-) -> tuple[_Stream, int]:
-    """The stream of one medium, and how many of its chunks make a batch."""
-    spec, key = (data.train, "data.train") if medium == "video" else (data.images, "data.images")
-    videos = Videos(data, spec, key, float(data.max_bad_fraction), medium=medium, training=True)
-    chunks = TrainingChunks(videos, recipe, seed, batch_size, start_step, rows, medium)
+    data: Any,
+    medium: str,
+    recipe: Recipe,
+    *,
+    batch_size: int,
+    rows: slice,
+    seed: int,
+    start_step: int,
+    share: Share | None,
+) -> tuple[_Stream, Mixture]:
+    """The stream of one medium, and what it is made of."""
+    mixture = open_stream(data, medium, recipe, seed, STREAMS[medium] + ORDER, batch_size, share)
+    chunks = TrainingChunks(mixture, recipe, seed, batch_size, start_step, rows, medium)
     chunk_bytes = chunks.size * recipe.frames * recipe.size**2 * 3
-    return _Stream(data, videos, chunks, max(chunks.per_batch, 2), chunk_bytes), chunks.per_batch
+    videos = [part.videos for part in mixture.parts]
+    return _Stream(data, videos, chunks, max(chunks.per_batch, 2), chunk_bytes), mixture
 
 
 def _share(rows: slice, batch_size: int, images: int) -> slice:
@@ -190,12 +235,14 @@ class EvalBatches(_Batches):
       num_examples: samples of the source.
     """
 
-    def __init__(self, data: Any, spec: str, batch_size: int, views: tuple[int, int]):
+    def __init__(self, data: Any, spec: Any, batch_size: int, views: tuple[int, int]):
         recipe = Recipe.from_config(data)
         videos = Videos(data, spec, "evaluation data", float(data.max_bad_fraction))
         chunk_bytes = views[0] * views[1] * recipe.frames * recipe.size**2 * 3
         chunks = EvaluationChunks(videos, recipe, views)
-        super().__init__([_Stream(data, videos, chunks, batch_size, chunk_bytes)])
+        super().__init__(
+            [_Stream(data, [videos], chunks, batch_size, chunk_bytes)], videos.source.label_names
+        )
         self.num_examples = len(videos.source)
         self._batch_size = batch_size
 
@@ -218,13 +265,20 @@ def _pad(array: np.ndarray, count: int) -> np.ndarray:
 
 
 def train_batches(
-    data: Any, *, batch_size: int, seed: int, start_step: int = 0, rows: slice | None = None
+    data: Any,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    rows: slice | None = None,
+    share: Share | None = None,
 ) -> TrainBatches:
     """Endless training batches from step `start_step` on; global batch k is a function of (seed, k) only.
 
     Each batch is a dict: `video` uint8 [b, T, S, S, 3]; `label` int32 [b] (the first label column, -1 if there is
     none), every label column under its own name; `id` int32 [b], the sample's index in the source. Every video is
-    shown once an epoch, in an order drawn for that epoch; batches run across the border of epochs.
+    shown once an epoch, in an order drawn for that epoch; batches run across the border of epochs. Where `data.train`
+    is a mixture (see `input_pipeline.mixture`), `source` int32 [b] says which of its sources a row is from.
 
     Where `data.text.tokenizer` is set: `text` int32 [b, L], `text_mask` bool [b, L] (False = padding), `text_loss` bool
     [b, L] (tokens to predict: captions or answers with their ends), `text_id` int32 [b] (equal for equal captions).
@@ -236,6 +290,8 @@ def train_batches(
       seed: of order, clips, crops and flips.
       start_step: the first batch.
       rows: this host's rows of the global batch; all if not given.
+      share: of several processes: (compute, n) -> the bool [n] that `compute` gives in the first of them, so that all
+        leave out the same samples; None where there is one process.
 
     Raises:
       UserError: data that cannot be used, now; later, when too many files do not decode.
@@ -245,16 +301,17 @@ def train_batches(
         raise ValueError(
             f"rows={rows} of a batch of {batch_size}: expected a slice of one row or more, in order"
         )
-    return TrainBatches(data, batch_size, seed, start_step, slice(start, stop))
+    return TrainBatches(data, batch_size, seed, start_step, slice(start, stop), share)
 
 
-def eval_batches(data: Any, spec: str, *, batch_size: int, views: tuple[int, int] = (1, 1)) -> EvalBatches:
+def eval_batches(data: Any, spec: Any, *, batch_size: int, views: tuple[int, int] = (1, 1)) -> EvalBatches:
     """Evaluation batches: every sample of `spec` once, in the order of the source; nothing is random.
 
     As `train_batches`, but `video` is [B, V, T, S, S, 3] with V = clips * crops views, those of one clip beside each
-    other, and `mask` float32 [B] is 0 for the rows that fill up the last batch and for videos that do not decode (both
-    are black). Where `data.text.tokenizer` is set and the source has captions, text is that of the first caption;
-    samples without one have an empty `text_mask` and `text_id` -1. All captions are in `open_source(spec).captions`.
+    other, and `mask` float32 [B] is 0 for the rows that fill up the last batch, for videos that do not decode and for
+    samples of a skip list (all of them are black). Where `data.text.tokenizer` is set and the source has captions, text
+    is that of the first caption; samples without one have an empty `text_mask` and `text_id` -1. All captions are in
+    `open_source(spec).captions`.
 
     Args:
       data: the configuration's `data` (its `train` is not used).

@@ -58,18 +58,22 @@ def test_a_batch_holds_what_it_says(data):
         assert -25 < first < 60
 
 
-@pytest.mark.parametrize(
-    ("hosts", "workers"),
-    [(2, 0), (4, 0), (1, 1), (1, 2), (2, 2)]
-    + [pytest.param(*split, marks=pytest.mark.slow) for split in ((2, 1), (4, 1), (4, 2))],
-)
-def test_global_batches_depend_neither_on_hosts_nor_workers(data, hosts, workers):
-    data.flip = True
-    expected = [fingerprint(batch) for batch in take(data, 3)]
-    data.workers = workers
+def hosts_of(data, hosts, count, start=0) -> list[str]:
+    """Fingerprints of global batches that so many hosts read."""
     size = 8 // hosts
-    parts = [take(data, 3, slice(h * size, (h + 1) * size)) for h in range(hosts)]
-    assert joined(parts) == expected
+    return joined([take(data, count, slice(h * size, (h + 1) * size), start=start) for h in range(hosts)])
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2, 4])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_global_batches_depend_neither_on_hosts_nor_workers_nor_where_a_run_resumes(data, hosts, workers):
+    data.flip, data.crop = True, "multiscale"
+    expected = [fingerprint(batch) for batch in take(data, 6)]
+    data.workers = workers
+    stop = int(np.random.default_rng((hosts, workers)).integers(1, 5))
+    assert hosts_of(data, hosts, stop) == expected[:stop]
+    data.workers = 0
+    assert hosts_of(data, {1: 2, 2: 4, 4: 1}[hosts], 6 - stop, stop) == expected[stop:]
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -103,9 +107,11 @@ def test_several_clips_of_a_video_stand_beside_each_other_and_differ(data, rows)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_videos_are_replaced_the_same_way_everywhere_and_named(data, video_set, tmp_path, workers):
+def test_videos_that_break_later_are_replaced_the_same_way_everywhere_and_named(
+    data, video_set, tmp_path, workers
+):
     broken(data, video_set, tmp_path, {1, 5})
-    data.max_bad_fraction = 0.5
+    data.max_bad_fraction, data.check = 0.5, False
     expected = take(data, 4)
     data.workers = workers
     with train_batches(data, batch_size=8, seed=3, start_step=0, rows=slice(4, 8)) as batches:
@@ -121,10 +127,12 @@ def test_broken_videos_are_replaced_the_same_way_everywhere_and_named(data, vide
     assert intact <= set(ids.tolist())
 
 
-@pytest.mark.parametrize(("workers", "cache"), [(0, False), (1, False), (0, True)])
-def test_too_many_broken_videos_end_the_run(data, video_set, tmp_path, workers, cache):
+@pytest.mark.parametrize(
+    ("workers", "cache", "check"), [(0, False, False), (1, False, False), (0, True, False), (0, False, True)]
+)
+def test_too_many_broken_videos_end_the_run(data, video_set, tmp_path, workers, cache, check):
     broken(data, video_set, tmp_path, {1, 5})
-    data.workers, data.cache = workers, cache
+    data.workers, data.cache, data.check = workers, cache, check
     with pytest.raises(UserError) as error:
         take(data, 4)
     text = str(error.value)
@@ -156,6 +164,9 @@ def test_one_broken_file_alone_is_an_error(data, tmp_path):
     with pytest.raises(UserError, match="1 of 1 files give no frames"):
         take(data, 1)
     data.max_bad_fraction = 1.0
+    with pytest.raises(UserError, match="nothing is left to train on of 1 samples .1 cannot be read."):
+        take(data, 1)
+    data.check = False
     with pytest.raises(UserError, match="videos tried gives frames"):
         take(data, 1)
 
@@ -247,7 +258,7 @@ def test_a_cache_that_outgrows_the_disk_goes_on_in_memory(data, video_set, tmp_p
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "they stay in memory" in caplog.text
-    assert not list((tmp_path / ".vfm_cache").iterdir())
+    assert not list((tmp_path / ".vfm_cache").glob("train*"))
     assert in_memory == [fingerprint(b) for b in take(data, 2)] != expected  # numpy resizes, not the decoder
 
 

@@ -1,4 +1,4 @@
-"""Videos whose names say what happens when they are opened; imported by the processes of tests."""
+"""Videos whose names say what happens when they are opened; the processes of tests import it as well."""
 
 import os
 import time
@@ -7,12 +7,14 @@ from input_pipeline.media import Files
 
 
 class Troubled(Files):
-    """Files, but those called "hangs" or "crashes" do so."""
+    """Files, but those called "hangs", "slow" or "crashes" do so."""
 
     def open(self, index: int):
-        name = self.name(index)
+        name = os.path.basename(self.name(index))
         if "hangs" in name:
             time.sleep(1000)
+        if "slow" in name:
+            time.sleep(3)
         if "crashes" in name:
             os.kill(os.getpid(), 9)
         return super().open(index)

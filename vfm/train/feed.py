@@ -54,6 +54,8 @@ class Feed:
     def close(self) -> None:
         """Stop the thread, then the source."""
         self._stop.set()
+        if hasattr(self._batches, "interrupt"):  # the thread may wait for a file that takes for ever
+            self._batches.interrupt()
         self._thread.join()
         if hasattr(self._batches, "close"):
             self._batches.close()

@@ -18,9 +18,10 @@ from vfm.train import config as configs
 from vfm.train.feed import Feed
 from vfm.train.initial import initial_state
 from vfm.train.meter import Meter
-from vfm.train.processes import Preemption, alone_in
+from vfm.train.processes import Preemption, alone_in, from_first
 from vfm.train.program import Program
 from vfm.train.progress import Progress, clock
+from vfm.train.shown import Shown
 from vfm.train.speed import Speed
 from vfm.train.step import State
 from vfm.train.writers import BadFiles, Writers
@@ -60,7 +61,7 @@ def train(
       workdir: folder of config.json, metrics.jsonl, checkpoints/ and so on; made if it is not there.
       objective: what is learned; None = what `config.objective` names.
       batches: (first step, rows of the global batch) -> endless iterator of dicts of numpy arrays with those rows,
-        the same for the same step; may have `num_examples`, `bad_files` and `close`. None = `config.data`.
+        the same for the same step; may have what `input_pipeline.TrainBatches` has beside that. None = `config.data`.
       evaluator: (step, parameters) -> numbers to log, called every `config.eval.every`; it gets the average of the
         parameters where one is kept.
 
@@ -111,7 +112,12 @@ def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: B
     rows = sharding.local_rows(mesh, config.batch_size)
     if batches is None:
         source = input_pipeline.train_batches(
-            config.data, batch_size=config.batch_size, seed=config.seed, start_step=start, rows=rows
+            config.data,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+            rows=rows,
+            share=from_first if jax.process_count() > 1 else None,
         )
     else:
         source = batches(start, rows)
@@ -155,6 +161,7 @@ def _fit(
         log.info(str(speed))
         writers = opened(Writers(workdir, run.start, config))
         bad_files, meter = BadFiles(workdir), Meter(config.max_bad_steps)
+        shown = Shown(workdir, run.source, run.start)
         progress = opened(Progress(run.start, total))
 
         began, waited = time.perf_counter() - writers.seconds_before, feed.waited
@@ -168,6 +175,7 @@ def _fit(
             if last or step % every["log"] == 0:
                 scalars = meter.scalars(feed.waited - waited)
                 waited = feed.waited
+                scalars |= {f"input/{name}": value for name, value in _telemetry(run.source).items()}
                 scalars |= {"lr": float(program.schedule(step - 1))} | speed.of(scalars["step_time"])
                 writers.write_scalars(step, {"time": time.perf_counter() - began} | scalars)
                 progress.report(step, scalars)
@@ -176,6 +184,7 @@ def _fit(
 
             if last or step % every["save"] == 0:
                 checkpoints.save(step, state)
+                shown.save(step)
 
             if evaluator is not None and every["eval"] and (step % every["eval"] == 0 or step == total):
                 found = evaluator(step, state.get("ema", state["params"]))
@@ -187,6 +196,7 @@ def _fit(
                 break
 
         checkpoints.wait()
+        shown.report(step)
         seconds = time.perf_counter() - began
         if jax.process_index() == 0:
             ended = {"step": step, "seconds": round(seconds, 1)}
@@ -198,6 +208,11 @@ def _fit(
     else:
         log.info(f"done: {total:,} steps in {clock(seconds)}, kept in '{workdir}'")
     return state
+
+
+def _telemetry(source: Any) -> dict[str, float]:
+    """What a source of batches tells about reading since it was last asked; nothing where it tells nothing."""
+    return source.telemetry() if hasattr(source, "telemetry") else {}
 
 
 def _intervals(config: ConfigDict, total: int, examples: int | None) -> dict[str, int]:

@@ -5,10 +5,11 @@ import fcntl
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from vfm.errors import UserError
@@ -40,6 +41,28 @@ def initialize() -> None:
         or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     ):
         jax.distributed.initialize()
+
+
+def from_first(compute: Callable[[], np.ndarray], count: int) -> np.ndarray:
+    """What `compute` gives in the first process, a bool [count], in all of them; the others do not compute it.
+
+    Raises:
+      UserError: what `compute` raised; in the other processes, that it did.
+    """
+    if jax.process_count() == 1:
+        return compute()
+    found, failure = np.zeros(count + 1, bool), None
+    if jax.process_index() == 0:
+        try:
+            found[:count] = compute()
+        except UserError as error:
+            found[count], failure = True, error
+    found = np.asarray(multihost_utils.broadcast_one_to_all(found))
+    if failure is not None:
+        raise failure
+    if found[count]:
+        raise UserError("the first process cannot use the data; what it printed says why")
+    return found[:count]
 
 
 @contextlib.contextmanager

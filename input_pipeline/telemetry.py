@@ -1,0 +1,186 @@
+"""What the loader knows about itself: how long reading takes, what it waits for, what was planned and shown."""
+
+import contextlib
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from input_pipeline.mixture import Mixture
+from input_pipeline.workers import Reading
+
+log = logging.getLogger(__name__)
+_NAMED = 5  # files in one message
+_KEPT = 64  # steps that are read ahead of training at most
+
+
+class Telemetry:
+    """Sums of what reading took since they were last asked for.
+
+    Attributes:
+      replaced: rows that showed another sample than planned.
+    """
+
+    def __init__(self):
+        self.replaced = 0
+        self._clips = self._batches = 0
+        self._decode = self._transform = self._wait = 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._wait += time.perf_counter() - start
+
+    def add(self, clips: int, decode: float, transform: float) -> None:
+        """Counts a chunk: its clips, and the seconds of reading them and of everything else."""
+        self._clips += clips
+        self._decode += decode
+        self._transform += transform
+
+    def batch(self) -> None:
+        """Counts a batch."""
+        self._batches += 1
+
+    @staticmethod
+    def means(parts: Sequence["Telemetry"]) -> dict[str, float]:
+        """Means over all parts, which begin anew; nothing where there was no batch."""
+        clips, batches = sum(part._clips for part in parts), parts[0]._batches
+        if not clips or not batches:
+            return {}
+        found = {
+            "decode_ms": 1e3 * sum(part._decode for part in parts) / clips,
+            "transform_ms": 1e3 * sum(part._transform for part in parts) / clips,
+            "wait_ms": 1e3 * sum(part._wait for part in parts) / batches,
+            "bad_clips": float(sum(part.replaced for part in parts)),
+        }
+        for part in parts:
+            part.__init__()
+        return found
+
+
+class Watchdog:
+    """Says which files are being read when one wait takes long, again each time as much time has passed; a context.
+
+    Args:
+      reading: the files that are being read.
+      name: of the source.
+      seconds: that a wait may take; 0 = for ever.
+    """
+
+    def __init__(self, reading: Callable[[], Sequence[Reading]], name: str, seconds: float):
+        self._reading, self._name, self._seconds = reading, name, seconds
+        self._since: float | None = None
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._since = time.monotonic()
+        if self._thread is None and self._seconds > 0:
+            self._closed.clear()
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._since = None
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _watch(self) -> None:
+        said = 0.0
+        while not self._closed.wait(min(1.0, self._seconds / 4)):
+            since, now = self._since, time.monotonic()
+            if since is None or now - max(since, said) < self._seconds:
+                continue
+            said = now
+            files = sorted(self._reading(), key=lambda file: file.since)
+            named = ", ".join(f"'{file.name}' (for {now - file.since:.0f} s)" for file in files[:_NAMED])
+            more = f" and {len(files) - _NAMED} more" if len(files) > _NAMED else ""
+            log.warning(
+                f"no clip of '{self._name}' for {now - since:.0f} s (data.stall_seconds={self._seconds:g}); being "
+                f"read: {named or 'no file'}{more}"
+            )
+
+
+class Account:
+    """What was planned and what was shown, by step; in steps of training, which batches are read ahead of.
+
+    Args:
+      mixture: the sources.
+      batch_size: rows of the global batch.
+      repeats: clips of each video that stand beside each other.
+      start: the first step.
+    """
+
+    def __init__(self, mixture: Mixture, batch_size: int, repeats: int, start: int):
+        self._mixture, self._batch_size, self._repeats = mixture, batch_size, repeats
+        self._first = self._step = start
+        self._clips = 0
+        self._instead: Counter[str] = Counter()  # planned but not shown, by name
+        self._ahead: dict[int, tuple[int, Counter[str]]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, step: int, planned: Sequence[np.ndarray], shown: Sequence[np.ndarray]) -> int:
+        """Notes the (source, sample) of each row of a batch, as planned and as read; gives how many differ."""
+        differ = (planned[0] != shown[0]) | (planned[1] != shown[1])
+        names = Counter(
+            self._mixture.parts[source].videos.source.clip_name(sample)
+            for source, sample in zip(planned[0][differ].tolist(), planned[1][differ].tolist(), strict=True)
+        )
+        with self._lock:
+            self._ahead[step] = len(differ), names
+        return int(differ.sum())
+
+    def until(self, step: int) -> dict[str, Any]:
+        """What was planned and shown before `step`, which may only grow; can be written as JSON.
+
+        `steps` [first, end), `clips` shown by this process, `replaced` (name -> how often another was shown instead),
+        and of each source under `sources`: its `name`, `source`, samples `listed` and `left_out` (reason -> number),
+        samples `planned` from, and `times` that each of those was planned for, all processes together (fewest, most).
+        """
+        with self._lock:
+            for done in sorted(key for key in self._ahead if key < step):
+                clips, instead = self._ahead.pop(done)
+                self._clips += clips
+                self._instead += instead
+            self._step = max(self._step, step)
+        sources = []
+        for part, times in zip(self._mixture.parts, self._times(), strict=True):
+            videos = part.videos
+            sources.append(
+                dict(
+                    name=part.name,
+                    source=videos.source.name,
+                    listed=len(videos.source),
+                    left_out=videos.left_out,
+                    planned=len(videos),
+                    times=times,
+                )
+            )
+        return dict(
+            steps=[self._first, self._step], clips=self._clips, replaced=dict(self._instead), sources=sources
+        )
+
+    def resume(self, found: dict[str, Any]) -> None:
+        """Goes on from what `until` gave when the run was saved, if that was where this one starts."""
+        if found.get("steps", [0, -1])[1] == self._first:
+            self._first, self._clips = found["steps"][0], found["clips"]
+            self._instead = Counter(found["replaced"])
+
+    def _times(self) -> list[list[int]]:
+        """How often the samples of each source were planned from step 0 to now: the fewest and the most."""
+        slots = -(-self._step * self._batch_size // self._repeats)
+        numbers = self._mixture.order.numbers(slots)
+        return [
+            [number // len(part.videos), -(-number // len(part.videos))]
+            for part, number in zip(self._mixture.parts, numbers, strict=True)
+        ]
