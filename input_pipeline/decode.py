@@ -3,62 +3,37 @@
 T frames, H height, W width, C = 3 channels (red, green, blue).
 
 A frame's index is its place among the frames that decode, in order of presentation. How many there are is not taken
-from the container's header, which lies often: the packets are listed (without decoding them), and where that list
-is no order of presentation either, the frames are decoded and counted.
+from the container's header, which lies often: the packets are listed (without decoding them, and for MP4 without
+reading them), and where that list is no order of presentation either, the frames are decoded and counted.
 
-Decoding runs in the calling thread with one codec thread: the loader runs several videos at once instead, which
-is faster in sum, and frame threads of the codec can deadlock with PyAV's log callback.
+Memory: a frame has at most `container.MAX_PIXELS` pixels, and only frames that were asked for are kept, at the size
+that was asked for. Time: `container.TIME_LIMIT`.
 """
 
 import bisect
 import io
 import os
-from collections.abc import Callable, Sequence
-from typing import BinaryIO, NamedTuple, Self
+from collections.abc import Sequence
+from typing import BinaryIO, Self
 
-import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
-from jaxtyping import UInt8
+from jaxtyping import Float32, Float64, UInt8
 
-from input_pipeline.transforms import Window, whole_window
+from input_pipeline import audio
+from input_pipeline.container import NOTHING, TIME_LIMIT, Container, DecodingFailed, Listing, words
+from input_pipeline.errors import BadVideo, FewerFrames
+from input_pipeline.pixels import Converter, WindowOf, orientation, upright_size
 
-MAX_PIXELS = 2**26  # of one frame (8192 x 8192): a damaged header must not allocate gigabytes
-COMPLETE = 0.9  # share of the frames in the header below which a file counts as cut off
+__all__ = ["BadVideo", "FewerFrames", "Listing", "Video", "WindowOf", "read_frames"]
+
 SEEK_GAP = 4  # frames that are decoded and dropped rather than sought over
-ATTACHED_PICTURE = 0x400  # FFmpeg's disposition of cover art
-_NOTHING = "no frame decodes, although there is no error"
-_FAILURES = (av.error.FFmpegError, OSError, EOFError, ValueError)  # what PyAV raises on bad files
+_TOLERANCE = 1e-6  # seconds, of times that were rounded
 
-WindowOf = Callable[[int, int], Window]  # from an upright frame's height and width
+VideoFile = str | os.PathLike | bytes | BinaryIO
 
 
-class BadVideo(ValueError):
-    """A file that gives no usable frames, and why."""
-
-    def __init__(self, path: str, reason: str):
-        super().__init__(path, reason)
-        self.path, self.reason = path, reason
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
-
-class FewerFrames(BadVideo):
-    """The file holds fewer frames than its packets promised; the video's `num_frames` tells how many from now on."""
-
-
-class Listing(NamedTuple):
-    """What the packets of a file say: kept beside it, it spares listing them again.
-
-    `times`: of each frame, sorted, in the stream's unit (None = not trustworthy, frames are counted instead); `keys`:
-    indices of the frames that decoding can start from; `num_frames`; `damage`: "" or what is wrong with the file.
-    """
-
-    times: Sequence[int] | None
-    keys: Sequence[int]
-    num_frames: int
-    damage: str
+class _Missed(Exception):
+    """A frame did not come out of the decoder where its time says."""
 
 
 class Video:
@@ -68,6 +43,8 @@ class Video:
       file: a path, the bytes of a file, or an open binary file that can seek; the last stays open.
       name: what messages call it; a path's default is the path.
       listing: what an earlier `Video` of the same bytes found.
+      stream: which of several video streams, counted from 0; covers do not count.
+      time_limit: seconds of processor time that opening, listing and each read may take.
 
     Attributes:
       path: that name.
@@ -79,25 +56,25 @@ class Video:
 
     def __init__(
         self,
-        file: str | os.PathLike | bytes | BinaryIO,
+        file: VideoFile,
         name: str | None = None,
         listing: Listing | None = None,
+        stream: int = 0,
+        time_limit: float = TIME_LIMIT,
     ):
         if isinstance(file, bytes | bytearray | memoryview):
             file = io.BytesIO(file)
         self._file = os.fspath(file) if isinstance(file, str | os.PathLike) else file
         default = self._file if isinstance(self._file, str) else str(getattr(file, "name", "bytes in memory"))
         self.path = default if name is None else name
-        self.damage = ""
-        self._container: av.container.InputContainer | None = None
-        self._times: list[int] | None = (
-            None  # presentation time of each frame, sorted; None = not trustworthy
+        self.damage = listing.damage if listing is not None else ""
+        self._listing = listing
+        self._given = listing is not None
+        self._counted: Float64[np.ndarray, " N"] | None = (
+            None  # times of frames that were decoded and counted
         )
-        self._keys: list[int] = []  # indices of the frames that decoding can start from
-        self._num_frames: int | None = None
-        if listing is not None:
-            self._times, self._keys, self._num_frames, self.damage = listing
-        self._open()
+        self._first: tuple[tuple[int, int], int] | None = None  # upright size, quarter turns
+        self._container = Container(self._file, self.path, stream, time_limit)
 
     def __enter__(self) -> Self:
         return self
@@ -106,16 +83,7 @@ class Video:
         self.close()
 
     def close(self) -> None:
-        if self._container is not None:
-            self._container.close()
-            self._container = None
-
-    @property
-    def num_frames(self) -> int:
-        """How many frames the file holds (at least 1)."""
-        if self._num_frames is None:
-            self._list_packets()
-        return self._num_frames
+        self._container.close()
 
     def content(self) -> bytes:
         """The whole file, as it is stored."""
@@ -129,18 +97,71 @@ class Video:
             self._file.seek(place)  # where the container goes on
             return data
         except OSError as error:
-            raise BadVideo(self.path, f"cannot be read ({_words(error)})") from error
+            raise BadVideo(self.path, f"cannot be read ({words(error)})") from error
+
+    # What the file holds
 
     @property
     def listing(self) -> Listing:
         """What was found about its frames, for the next `Video` of the same bytes."""
-        return Listing(num_frames=self.num_frames, times=self._times, keys=self._keys, damage=self.damage)
+        if self._listing is None:
+            self._listing = self._container.list_frames() or self._count_by_decoding()
+            self.damage = self._listing.damage
+        return self._listing._replace(damage=self.damage)
+
+    @property
+    def num_frames(self) -> int:
+        """How many frames the file holds (at least 1)."""
+        return (self._listing or self.listing).num_frames
 
     @property
     def fps(self) -> float:
         """Average frames a second as the header states it, 0 where it does not."""
-        rate = self._stream.average_rate
-        return float(rate) if rate else 0.0
+        return self._container.fps
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of the codec, such as h264."""
+        return self._container.codec
+
+    @property
+    def has_audio(self) -> bool:
+        return self._container.audio is not None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first frame, upright."""
+        return self._look()[0]
+
+    @property
+    def rotation(self) -> int:
+        """Degrees (0, 90, 180, 270), counter-clockwise, that the stored frames are turned by to be upright."""
+        return self._look()[1] * 90
+
+    @property
+    def times(self) -> Float64[np.ndarray, " N"]:
+        """Seconds from the first frame to each.
+
+        Raises:
+          BadVideo: the file states neither times nor a rate.
+        """
+        listing = self._listing or self.listing
+        if listing.times is not None:
+            times = np.array(listing.times, np.int64)
+            return (times - times[0]) * float(self._container.stream.time_base)
+        if self._counted is not None and len(self._counted) == listing.num_frames:
+            return self._counted
+        if self.fps or listing.num_frames == 1:
+            return np.arange(listing.num_frames) / (self.fps or 1.0)
+        raise BadVideo(self.path, "its frames have no times, so that no part of it can be found")
+
+    @property
+    def duration(self) -> float:
+        """Seconds; the last frame is shown as long as the others on average."""
+        times = self.times
+        if len(times) == 1:
+            return 1 / self.fps if self.fps else 0.0
+        return float(times[-1]) * len(times) / (len(times) - 1)
 
     def frames_between(self, start: float, end: float) -> tuple[int, int]:
         """The first frame shown from `start` to `end`, in seconds from the first frame, and the one after the last.
@@ -150,21 +171,14 @@ class Video:
         Raises:
           BadVideo: the video ends before `start`.
         """
-        count = self.num_frames
-        if self._times is not None:
-            base = float(self._stream.time_base)
-            times = [(time - self._times[0]) * base for time in self._times]
-        elif self.fps:
-            times = [i / self.fps for i in range(count)]
-        else:
-            raise BadVideo(self.path, "its frames have no times, so that no part of it can be found")
-        frame = (times[-1] / (count - 1)) if count > 1 else 0.0
-        if count > 1 and start >= times[-1] + frame:
-            raise BadVideo(self.path, f"ends after {times[-1] + frame:.2f} s, before start_time={start:g}")
-        tolerance = 1e-6
-        first = min(bisect.bisect_left(times, start - tolerance), count - 1)
-        stop = bisect.bisect_left(times, end - tolerance)
+        times, count = self.times, self.num_frames
+        if count > 1 and start >= self.duration:
+            raise BadVideo(self.path, f"ends after {self.duration:.2f} s, before start_time={start:g}")
+        first = min(int(np.searchsorted(times, start - _TOLERANCE)), count - 1)
+        stop = int(np.searchsorted(times, end - _TOLERANCE))
         return (first, stop) if stop > first else (max(stop - 1, 0), max(stop, 1))
+
+    # Reading
 
     def read(self, indices: Sequence[int], window_of: WindowOf | None = None) -> UInt8[np.ndarray, "T H W 3"]:
         """Decodes the frames at `indices`, in the order given; repeats are allowed.
@@ -179,200 +193,141 @@ class Video:
         Raises:
           FewerFrames: decoding ended before the last frame of `indices`; choose anew out of `num_frames`.
         """
-        count = self.num_frames
-        places = [min(max(int(i), 0), count - 1) for i in indices]
-        wanted = sorted(set(places))
-        found = self._read_by_time(wanted, window_of) if self._times is not None else None
-        if found is None:
-            found = self._read_by_count(wanted, window_of)
-        return np.stack([found[i] for i in places])
-
-    # Opening and listing
-
-    def _size(self) -> int:
-        """Bytes of the file, which is left at its start."""
-        if isinstance(self._file, str):
-            if not os.path.isfile(self._file):
-                raise BadVideo(self.path, "no such file" if not os.path.exists(self._file) else "not a file")
-            return os.path.getsize(self._file)
-        size = self._file.seek(0, os.SEEK_END)
-        self._file.seek(0)
-        return size
-
-    def _open(self) -> None:
-        self.close()
-        if self._size() == 0:
-            raise BadVideo(self.path, "the file is empty (0 bytes)")
+        listing = self._listing or self.listing
+        self._container.start_clock()
+        clip = _Clip(indices, listing.num_frames, Converter(self.path, window_of))
+        if listing.times is None:
+            return self._read_by_count(clip)
         try:
-            self._container = av.open(self._file)
-        except _FAILURES as error:
-            raise BadVideo(self.path, f"cannot be opened as a video ({_words(error)})") from error
-        streams = [s for s in self._container.streams.video if not int(s.disposition) & ATTACHED_PICTURE]
-        if not streams:
-            self.close()
-            raise BadVideo(self.path, "has no video stream")
-        self._stream = streams[0]
-        context = self._stream.codec_context
-        if context is None:
-            self.close()
-            raise BadVideo(self.path, "its video codec is unknown")
-        if context.width * context.height > MAX_PIXELS:
-            width, height = context.width, context.height
-            self.close()
-            raise BadVideo(
-                self.path, f"its header claims {width}x{height} pixels; more than {MAX_PIXELS} in all"
-            )
-        self._stream.thread_type = "NONE"
-        context.thread_count = 1
+            return self._read_by_time(listing, clip, skip=True)
+        except _Missed:  # some decoders find the order of presentation only where they see every frame
+            try:
+                return self._read_by_time(listing, clip, skip=False)
+            except (_Missed, DecodingFailed):
+                pass
+        except DecodingFailed:
+            pass
+        if self._given:  # by somebody who saw other bytes
+            self._given, self._listing = False, None
+            return self.read(indices, window_of)
+        return self._read_by_count(clip)
 
-    def _list_packets(self) -> None:
-        times, keys, discarded, usable = [], [], 0, True
+    def read_times(
+        self, seconds: Sequence[float], window_of: WindowOf | None = None
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        """The frames that are shown at `seconds` from the first frame; before it the first, after the end the last.
+
+        Raises: as `read`.
+        """
+        places = np.searchsorted(self.times, np.asarray(seconds, np.float64) + _TOLERANCE, side="right") - 1
+        return self.read(np.maximum(places, 0).tolist(), window_of)
+
+    def read_audio(
+        self, start: float = 0.0, end: float | None = None, rate: int | None = None
+    ) -> tuple[Float32[np.ndarray, "S channels"], int]:
+        """The sound from `start` to `end`, in seconds from the first frame, and its rate; see `audio.read`."""
+        listing = self._listing or self.listing
+        first = listing.times[0] if listing.times is not None else self._container.stream.start_time or 0
+        self._container.start_clock()
+        origin = float(first * self._container.stream.time_base)
+        return audio.read(self._container, self.path, origin, start, end, rate)
+
+    def _look(self) -> tuple[tuple[int, int], int]:
+        if self._first is None:
+            self._container.open()
+            try:
+                frame = next(self._container.frames(), None)
+            except DecodingFailed as error:
+                raise BadVideo(self.path, f"does not decode ({error})") from error
+            if frame is None:
+                raise BadVideo(self.path, NOTHING)
+            self._first = upright_size(frame), orientation(frame)[0]
+        return self._first
+
+    def _count_by_decoding(self) -> Listing:
+        self._container.open()
+        times, damage = [], ""
         try:
-            for packet in self._container.demux(self._stream):
-                if packet.is_discard:  # before the start of an edit list
-                    discarded += 1
-                if not packet.size or packet.is_discard:
-                    continue
-                usable = usable and packet.pts is not None
-                times.append(packet.pts)
-                if packet.is_keyframe:
-                    keys.append(packet.pts)
-        except _FAILURES:
-            usable = False  # decoding says more precisely what is wrong
-        if usable and times and len(set(times)) == len(times):
-            order = {time: i for i, time in enumerate(sorted(times))}
-            self._times = sorted(times)
-            self._keys = sorted(order[time] for time in keys)
-            self._num_frames = len(times)
-            if len(times) + discarded < COMPLETE * self._stream.frames:
-                self.damage = f"the file ends after {len(times)} of {self._stream.frames} frames"
-            self._rewind(self._times[0])
-        else:
-            self._num_frames = self._count_by_decoding()
+            for frame in self._container.frames():
+                times.append(frame.time)
+        except DecodingFailed as error:
+            if not times:
+                raise BadVideo(self.path, f"does not decode ({error})") from error
+            damage = f"decoding fails after {len(times)} frames ({error})"
+        if not times:
+            raise BadVideo(self.path, NOTHING)
+        if None not in times and (np.diff(times) > 0).all():
+            self._counted = np.array(times) - times[0]
+        return Listing(None, [], len(times), damage)
 
-    def _count_by_decoding(self) -> int:
-        self._open()
-        count = 0
-        try:
-            for _ in self._container.decode(self._stream):
-                count += 1
-        except _FAILURES as error:
-            if not count:
-                raise BadVideo(self.path, f"does not decode ({_words(error)})") from error
-            self.damage = f"decoding fails after {count} frames ({_words(error)})"
-        if not count:
-            raise BadVideo(self.path, _NOTHING)
-        self._open()
-        return count
-
-    def _rewind(self, time: int) -> None:
-        try:
-            self._container.seek(time, stream=self._stream)
-        except _FAILURES:
-            self._open()
-
-    # Reading
-
-    def _read_by_time(self, wanted: list[int], window_of: WindowOf | None) -> dict[int, np.ndarray] | None:
-        """Frames found by their presentation times, seeking over gaps; None where that does not work."""
-        index_of = {time: i for i, time in enumerate(self._times)}
-        convert = _Converter(self.path, window_of)
-        found: dict[int, np.ndarray] = {}
+    def _read_by_time(self, listing: Listing, clip: "_Clip", skip: bool) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames found by their presentation times, seeking over gaps."""
+        index_of = {time: i for i, time in enumerate(listing.times)}
+        wanted = {listing.times[i] for i in clip.wanted} if skip else None
         frames, position = None, 0
-        for target in wanted:
-            after = bisect.bisect_right(self._keys, target)
-            key = self._keys[after - 1] if after else 0
+        for target in clip.wanted:
+            after = bisect.bisect_right(listing.keys, target)
+            key = listing.keys[after - 1] if after else 0
             if frames is None or key > position + SEEK_GAP:
-                self._rewind(self._times[key])
-                frames = self._container.decode(self._stream)
-            while target not in found:
-                try:
-                    frame = next(frames, None)
-                except _FAILURES:
-                    return None
+                self._container.seek(listing.times[key])
+                frames = self._container.frames(wanted)
+            index = -1
+            while index != target:
+                frame = next(frames, None)
                 index = None if frame is None else index_of.get(frame.pts)
                 if index is None or index > target:
-                    return None
-                position = index + 1
-                if index == target:
-                    found[target] = convert(frame)
-        return found
+                    raise _Missed
+            position = index + 1
+            clip.take(target, frame)
+        return clip.frames
 
-    def _read_by_count(self, wanted: list[int], window_of: WindowOf | None) -> dict[int, np.ndarray]:
+    def _read_by_count(self, clip: "_Clip") -> UInt8[np.ndarray, "T H W 3"]:
         """Frames found by decoding from the start and counting."""
-        self._open()
-        convert = _Converter(self.path, window_of)
-        found: dict[int, np.ndarray] = {}
-        frames, why = self._container.decode(self._stream), ""
-        for index in range(wanted[-1] + 1):
+        self._container.open()
+        frames, why = self._container.frames(), ""
+        for index in range(clip.wanted[-1] + 1):
             try:
                 frame = next(frames, None)
-            except _FAILURES as error:
-                frame, why = None, f" ({_words(error)})"
+            except DecodingFailed as error:
+                frame, why = None, f" ({error})"
             if frame is None and index == 0:
-                raise BadVideo(self.path, f"does not decode{why}" if why else _NOTHING)
+                raise BadVideo(self.path, f"does not decode{why}" if why else NOTHING)
             if frame is None:
-                found_now = f"only {index} of {self.num_frames} frames decode{why}"
-                self.damage = f"{self.damage}; {found_now}" if self.damage else found_now
-                self._num_frames = index
+                found = f"only {index} of {self.num_frames} frames decode{why}"
+                self.damage = f"{self.damage}; {found}" if self.damage else found
+                times = self._listing.times and self._listing.times[:index]
+                keys = [key for key in self._listing.keys if key < index]
+                self._listing = Listing(times, keys, index, self.damage)
                 raise FewerFrames(self.path, self.damage)
-            if index in wanted:
-                found[index] = convert(frame)
-        return found
+            clip.take(index, frame)
+        return clip.frames
 
 
-class _Converter:
-    """From decoded frames to upright pixels; all take the window that the first frame's size gives."""
+class _Clip:
+    """The frames asked for, each put into its places as it comes."""
 
-    def __init__(self, path: str, window_of: WindowOf | None):
-        self._path, self._window_of = path, window_of
-        self._window: Window | None = None
+    def __init__(self, indices: Sequence[int], count: int, convert: Converter):
+        self._places: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            self._places.setdefault(min(max(int(index), 0), count - 1), []).append(place)
+        self.wanted = sorted(self._places)
+        self._length, self._convert = len(indices), convert
+        self.frames: UInt8[np.ndarray, "T H W 3"]
 
-    def __call__(self, frame: av.VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-        turns, mirrored = _orientation(frame)
-        if self._window is None:
-            if frame.width * frame.height > MAX_PIXELS:
-                raise BadVideo(self._path, f"frames of {frame.width}x{frame.height} pixels are too large")
-            upright = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
-            self._window = (self._window_of or whole_window)(*upright)
-        height, width = self._window[:2]
-        if turns % 2:
-            height, width = width, height
-        try:
-            image = frame.reformat(width=width, height=height, format="rgb24", interpolation="BILINEAR")
-        except _FAILURES as error:
-            reason = f"pixel format {frame.format.name} cannot be converted ({_words(error)})"
-            raise BadVideo(self._path, reason) from error
-        pixels = image.to_ndarray()
-        if mirrored:
-            pixels = pixels[::-1]
-        return self._window.cut(np.rot90(pixels, turns) if turns else pixels)
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[int, bool]:
-    """Quarter turns counter-clockwise, and whether the frame is flipped top to bottom before them."""
-    if SideDataType.DISPLAYMATRIX not in frame.side_data:
-        return 0, False
-    matrix = np.frombuffer(bytes(frame.side_data[SideDataType.DISPLAYMATRIX]), np.int32)[:9].reshape(3, 3)
-    (a, b), (c, d) = matrix[:2, :2].astype(np.float64)  # 16.16 fixed point: x' = a x + c y, y' = b x + d y
-    mirrored = a * d - b * c < 0
-    if mirrored:
-        c, d = -c, -d
-    # y points down: a matrix that takes x to +y (b > 0) turns clockwise.
-    return round(-np.arctan2(b, a) / (np.pi / 2)) % 4, bool(mirrored)
-
-
-def _words(error: BaseException) -> str:
-    """FFmpeg's own words, without number and path."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().rstrip(".")
+    def take(self, index: int, frame) -> None:
+        if index in self._places:
+            pixels = self._convert(frame)
+            if index == self.wanted[0]:
+                self.frames = np.empty((self._length, *pixels.shape), np.uint8)
+            for place in self._places[index]:
+                self.frames[place] = pixels
 
 
 def read_frames(
-    path: str | os.PathLike | bytes | BinaryIO, indices: Sequence[int], window_of: WindowOf | None = None
+    file: VideoFile, indices: Sequence[int], window_of: WindowOf | None = None
 ) -> UInt8[np.ndarray, "T H W 3"]:
     """Decodes the frames of a file at `indices`, see `Video.read`; beyond what decodes, the last frame that does."""
-    with Video(path) as video:
+    with Video(file) as video:
         try:
             return video.read(indices, window_of)
         except FewerFrames:
