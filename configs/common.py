@@ -109,7 +109,7 @@ def get_config() -> ConfigDict:
     # `frames` evenly; formulas: input_pipeline/sampling.py
     d.sampling = "dense"
     d.stride = 4  # in source frames, for dense
-    d.fps = 1.0  # frames a second, by their times, for sampling="fps"
+    d.fps = 0.0  # frames a second, by their times, that sampling and stride are of; 0 = as stored
     d.size = 224  # height and width after cropping
     d.crop = "multiscale"  # multiscale (VideoMAE) | random_resized | center | resize (whole frame)
     d.crop_scales = (1.0, 0.875, 0.75, 0.66)  # of the short side, for multiscale

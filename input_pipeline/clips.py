@@ -121,19 +121,20 @@ class Recipe:
             augment=Augment.from_config(data),
         )
         recipe._check()
-        if recipe.sampling == "fps" and data.cache:
+        if recipe.fps and data.cache:
             raise UserError(
-                "data.sampling='fps' needs the times of frames, and data.cache=True keeps frames without them; set "
-                "data.cache=False, or another data.sampling"
+                f"data.fps={recipe.fps:g} needs the times of frames, and data.cache=True keeps frames without them; "
+                f"set data.cache=False, or data.fps=0"
             )
         return recipe
 
     def _check(self) -> None:
         recipe = self
         sampling.check_kind(recipe.sampling)
-        if recipe.sampling == "fps" and not recipe.fps > 0:
+        if recipe.fps < 0 or (recipe.sampling == "fps" and not recipe.fps):
             raise UserError(
-                f"data.fps={recipe.fps:g}: data.sampling='fps' needs frames a second above 0, such as 1.0"
+                f"data.fps={recipe.fps:g}: expected frames a second, such as 1.0 (0 = as stored, not for "
+                f"data.sampling='fps')"
             )
         if recipe.resize not in resize.METHODS:
             raise UserError(f"data.resize={recipe.resize!r}: expected one of {', '.join(resize.METHODS)}")
@@ -165,7 +166,7 @@ class Recipe:
     def keeps(self, num_frames: int, height: int, width: int) -> bool:
         """Whether every training clip of a video of this shape is that video as it is."""
         fixed = self.crop in ("center", "resize") and not self.flip and self.augment is None
-        fixed = fixed and self.short_side in (0, self.size)
+        fixed = fixed and self.short_side in (0, self.size) and not self.fps
         in_order = self.sampling != "dense" or self.stride == 1
         return fixed and in_order and (num_frames, height, width) == (self.frames, self.size, self.size)
 
@@ -251,8 +252,8 @@ def examples(
 
 
 def _clock(video: VideoReader, recipe: Recipe) -> sampling.Clock | None:
-    """When the frames are shown, for the kind of sampling that asks."""
-    if recipe.sampling != "fps":
+    """When the frames are shown, where that is asked for."""
+    if not recipe.fps:
         return None
     return sampling.clock(getattr(video, "fps", 0.0), getattr(video, "times", None))
 

@@ -11,8 +11,11 @@ segments           the same with whole bounds b = linspace(0, N, T+1): training 
                    takes (b_i + b_{i+1}) // 2 (Frozen in Time)
 uniform            round(i (N-1) / (T-1)), first and last frame included (Perception Encoder, LanguageBind)
 uniform_exclusive  floor(i N / T) (VideoPrism)
-fps                frames at `fps` a second; T of them evenly if there are more, of all frames evenly if there are fewer
+fps                frames at `fps` a second; T of them evenly if there are more, all frames evenly if there are fewer
                    (PerceptionLM, LLaVA-Video)
+
+With data.fps, the other kinds too choose among the frames at `fps` a second only, so that videos of different rates
+show their motion alike (V-JEPA 2: 4 a second); a video of a lower rate stays as it is.
 
 The last three draw nothing, not in training either. Of several evaluation clips, those of `dense` lie behind each
 other, those of the other kinds are interleaved, so that each spans the whole video.
@@ -177,17 +180,20 @@ def training_indices(
     Args:
       kind: one of KINDS.
       stride: of "dense".
-      fps: of "fps", above 0.
-      shown: when frames are shown, for "fps".
+      fps: frames a second that are chosen among; 0 = all ("fps" needs more than 0).
+      shown: when frames are shown, where `fps` is given.
     """
     _check(kind, num_frames)
+    if kind == "fps":
+        return fps_then_uniform(num_frames, frames, fps, shown or Clock(0.0))
+    seen = at_rate(num_frames, fps, shown or Clock(0.0)) if fps else np.arange(num_frames)
     if kind == "dense":
-        return random_dense(num_frames, frames, stride, rng)
+        return seen[random_dense(len(seen), frames, stride, rng)]
     if kind == "sparse":
-        return random_sparse(num_frames, frames, rng)
+        return seen[random_sparse(len(seen), frames, rng)]
     if kind == "segments":
-        return random_segments(num_frames, frames, rng)
-    return _even(kind, num_frames, frames, fps, shown)
+        return seen[random_segments(len(seen), frames, rng)]
+    return seen[_EVENLY[kind](len(seen), frames)]
 
 
 def evaluation_indices(
@@ -201,22 +207,24 @@ def evaluation_indices(
 ) -> Int[np.ndarray, "V T"]:
     """The clips of an evaluation: nothing random. Arguments as `training_indices`."""
     _check(kind, num_frames)
+    if kind == "fps":
+        return _dealt(fps_then_uniform(num_frames, frames * clips, fps, shown or Clock(0.0)), clips)
+    seen = at_rate(num_frames, fps, shown or Clock(0.0)) if fps else np.arange(num_frames)
     if kind == "dense":
-        return dense_clips(num_frames, frames, stride, clips)
+        return seen[dense_clips(len(seen), frames, stride, clips)]
     if kind == "sparse":
-        return sparse_clips(num_frames, frames, clips)
+        return seen[sparse_clips(len(seen), frames, clips)]
     if kind == "segments":
-        return segment_clips(num_frames, frames, clips)
-    # One long clip dealt out: each has its formula's spacing, times the number of clips.
-    return _even(kind, num_frames, frames * clips, fps, shown).reshape(frames, clips).T
+        return seen[segment_clips(len(seen), frames, clips)]
+    return _dealt(seen[_EVENLY[kind](len(seen), frames * clips)], clips)
 
 
-def _even(kind: str, num_frames: int, frames: int, fps: float, shown: Clock | None) -> np.ndarray:
-    if kind == "uniform":
-        return uniform(num_frames, frames)
-    if kind == "uniform_exclusive":
-        return uniform_exclusive(num_frames, frames)
-    return fps_then_uniform(num_frames, frames, fps, shown or Clock(0.0))
+_EVENLY = {"uniform": uniform, "uniform_exclusive": uniform_exclusive}
+
+
+def _dealt(indices: Int[np.ndarray, "N"], clips: int) -> Int[np.ndarray, "V T"]:
+    """One long clip, dealt out to several."""
+    return indices.reshape(-1, clips).T
 
 
 def _check(kind: str, num_frames: int) -> None:

@@ -133,6 +133,21 @@ def test_fps_then_uniform_thins_out_or_falls_back_to_all_frames():
     assert sampling.fps_then_uniform(120, 4, 1.0, shown).tolist() == [0, 30, 60, 90]
 
 
+@pytest.mark.parametrize("kind", [kind for kind in sampling.KINDS if kind != "fps"])
+def test_every_kind_chooses_among_the_frames_at_a_rate(kind):
+    """Videos of 60, 30 and 15 frames a second show the same moments at 15 a second."""
+    moments = []
+    for rate in (60, 30, 15):
+        shown, count = sampling.Clock(float(rate)), 10 * rate
+        rng = np.random.default_rng(3)
+        clip = sampling.training_indices(kind, count, 8, 4, rng, 15.0, shown)
+        views = sampling.evaluation_indices(kind, count, 8, 4, 2, 15.0, shown)
+        moments.append(np.concatenate([clip[None], views]) / rate)
+    assert (moments[0] == moments[1]).all() and (moments[1] == moments[2]).all()
+    if kind == "dense":
+        assert np.allclose(np.diff(moments[0][0]), 4 / 15)
+
+
 def test_a_video_of_variable_rate_is_looked_at_by_its_times():
     # One second at 30 frames a second, then one frame that stays for three, then one second at 10.
     times = np.concatenate([np.arange(30) / 30, [1.0], 4.0 + np.arange(11) / 10])

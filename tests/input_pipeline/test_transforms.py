@@ -159,17 +159,18 @@ def test_a_real_video_of_variable_rate_is_looked_at_by_its_times(shared, data):
     assert (shown.times[picked] <= looks + 1e-6).all() and (shown.times[picked + 1] > looks).all()
 
 
-@pytest.mark.parametrize(("key", "value"), [("resize", "lanczos"), ("fps", 0.0)])
+@pytest.mark.parametrize(("key", "value"), [("resize", "lanczos"), ("fps", 0.0), ("fps", -1.0)])
 def test_impossible_values_are_refused_by_key(data, key, value):
     with data.unlocked():
-        data.sampling, data[key] = "fps", value
+        data.sampling, data.fps = "fps", 1.0
+        data[key] = value
     with pytest.raises(UserError, match=f"data.{key}="):
         Recipe.from_config(data)
 
 
 def test_frames_at_a_rate_need_times_which_the_cache_lacks(data):
     with data.unlocked():
-        data.sampling, data.cache = "fps", True
+        data.fps, data.cache = 4.0, True
     with pytest.raises(UserError, match="data.cache=False"):
         Recipe.from_config(data)
 
