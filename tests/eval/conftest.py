@@ -68,6 +68,9 @@ def run(videos, tmp_path_factory):
         "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "tr'
     )
     (folder / "bad_files.jsonl").write_text('{"path": "broken.mp4", "reason": "no <video> stream"}\n')
+    source = dict(name="", listed=20, left_out={"cannot be read": 6}, planned=14, times=[1, 2])
+    account = dict(steps=[0, 3], clips=21, replaced={"late <1>.mp4": 2}, sources=[source])
+    (folder / "input.json").write_text(json.dumps({"2": {}, "3": account}))
     (folder / "environment.json").write_text('{"device": "cpu", "devices": 1, "seconds": 3.0}')
     return folder
 
