@@ -40,7 +40,9 @@ class MultiLabel:
     def __len__(self) -> int:
         return len(self.classes)
 
-    def __getitem__(self, index: int | Sequence[int]) -> Int32[np.ndarray, "*n K"]:
+    def __getitem__(self, index: int | slice | Sequence[int]) -> Int32[np.ndarray, "*n K"]:
+        if isinstance(index, slice):
+            index = range(*index.indices(len(self)))
         if np.ndim(index) == 0:
             return self[[int(index)]][0]
         rows = np.zeros((len(index), self.count), np.int32)
@@ -171,7 +173,7 @@ def label_columns(
     """
     labels, known = {}, dict(known)
     for name, values in columns.items():
-        if name == "label" and name not in known and _are_words(values):
+        if name == "label" and name not in known and are_words(values):
             known[name] = Classes(sorted(set(values)))
         if name not in NOT_LABELS and (name in known or _means_classes(name, values)):
             labels[name] = class_numbers(file, lines, name, values, known.get(name))
@@ -186,7 +188,7 @@ def _is_number(value: str) -> bool:
     return True
 
 
-def _are_words(values: Sequence[str]) -> bool:
+def are_words(values: Sequence[str]) -> bool:
     """Whether a column holds names of classes: no cell is empty or a number."""
     return not any(value == "" or _is_number(value) for value in values)
 

@@ -194,7 +194,7 @@ def _open(
     document = Document(path)
     if path.is_dir() and name == "auto" and not hmdb51.detect(document):
         _only(options, key, path, "labels")
-        return _source(read_folder(path, key, medium, **options), Path())
+        return _source(read_folder(path, key, medium, **options), "")
     if not path.exists():
         raise UserError(f"{key}='{path}': no such file or folder; give a CSV file or a folder of {medium}s")
     suffix = path.suffix.lower()

@@ -21,7 +21,7 @@ from input_pipeline.formats import table
 from input_pipeline.formats.base import Document, Table, Turns, caption_list, each, fill, short
 from vfm.errors import UserError
 
-OPTIONS = {"template": "{id}", "column": "caption", "labels": ""}
+OPTIONS = {"template": "{id}", "column": "caption", "label": "", "labels": ""}
 _PATHS = ("video", "path", "image")
 _CAPTIONS = ("caption", "captions")
 _TIMES = ("start_time", "end_time")

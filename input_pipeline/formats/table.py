@@ -3,7 +3,7 @@
 Columns of integers are label columns; `caption` is text (or several texts, as a JSON list; rows that repeat a path are
 samples of their own); `start_time` and `end_time` in seconds show a part of the file. A `classes.json` beside the file
 ({"column": [names]}) names classes, bounds them, and lets a column hold names; without one, the words of a column
-`label` are its classes in sorted order.
+`label` are its classes in sorted order. The option `label` names the label columns instead (with commas between).
 """
 
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.formats.base import Document, Table, caption_list, fill, seconds
-from input_pipeline.labels import column_classes, label_columns
+from input_pipeline.labels import Classes, are_words, column_classes, label_columns
 from vfm.errors import UserError
 
-OPTIONS = {"template": "", "column": "caption", "labels": "", "split": ""}
+OPTIONS = {"template": "", "column": "caption", "label": "", "labels": "", "split": ""}
 _TIMES = ("start_time", "end_time")
 
 
@@ -52,7 +52,18 @@ def of_columns(
     known = column_classes(document.path.parent / "classes.json")
     if options["labels"] and (classes := document.classes(options)):
         known["label"] = classes
-    labels, names = label_columns(document.path, numbers, columns, known)
+    meant = columns
+    if options["label"]:
+        named = [name.strip() for name in options["label"].split(",")]
+        if absent := [name for name in named if name not in columns]:
+            raise UserError(f"{document}: label='{absent[0]}': no such column; it has: {', '.join(columns)}")
+        meant = {name: columns[name] for name in named}
+        known |= {
+            name: Classes(sorted(set(values)))
+            for name, values in meant.items()
+            if name not in known and are_words(values)
+        }
+    labels, names = label_columns(document.path, numbers, meant, known)
     words = {
         name: values
         for name, values in columns.items()

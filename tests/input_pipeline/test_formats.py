@@ -568,6 +568,26 @@ def test_columns_of_any_table_make_paths_and_spans(tmp_path):
     assert source.labels["label"].tolist() == [1, 0] and list(source.labels) == ["label"]
 
 
+def test_label_columns_may_be_named(tmp_path):
+    rows = [
+        ("path", "width", "signer", "sign"),
+        ("a.mp4", "640", "p2", "3"),
+        ("b.mp4", "-", "p1", "0"),
+        ("c.mp4", "9", "p2", "1"),
+    ]
+    file = write(tmp_path, "list.csv", rows)
+    with pytest.raises(UserError, match="line 3: width is '-'"):
+        open_source(file)
+    source = open_source({"path": file, "label": "signer, sign"})
+    assert {name: column.tolist() for name, column in source.labels.items()} == {
+        "signer": [1, 0, 1],
+        "sign": [3, 0, 1],
+    }
+    assert source.label_names == {"signer": ["p1", "p2"]}
+    with pytest.raises(UserError, match="label='sing': no such column; it has: path, width"):
+        open_source({"path": file, "label": "sing"})
+
+
 def test_what_may_be_several_formats_is_asked_about(tmp_path, monkeypatch):
     document = Document(tmp_path / "list.txt")
     document.path.write_text("a.mp4 1 2\n")

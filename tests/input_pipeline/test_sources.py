@@ -131,7 +131,7 @@ def test_other_specs_that_cannot_be_used(tmp_path):
     with pytest.raises(UserError, match="holds no videos"):
         open_source(tmp_path)
     with pytest.raises(UserError, match="is no kind of source"):
-        open_source(write(tmp_path, "{}", "list.parquet"))
+        open_source(write(tmp_path, "{}", "list.xlsx"))
     with pytest.raises(UserError, match=r"data\.train is not set"):
         open_source("")
     write(tmp_path, "{1}", "classes.json")
