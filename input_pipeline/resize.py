@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from input_pipeline.transforms import Window
+from input_pipeline.transforms import Window, weigh
 
 # data.resize: who resizes. "decoder" is FFmpeg's bilinear with antialias, by far the fastest.
 METHODS = ("decoder", "bilinear", "bicubic", "bilinear_antialias", "bicubic_antialias")
@@ -46,8 +46,8 @@ def resize(
     out = np.empty((len(frames), window.rows, window.columns, 3), np.uint8)
     for frame, new in zip(frames, out, strict=True):  # one at a time: sums stay in the processor's cache
         if columns is not None:
-            frame = _weigh(frame, columns, 1)
-        new[...] = frame if rows is None else _weigh(frame, rows, 0)
+            frame = weigh(frame, 1, *columns)
+        new[...] = frame if rows is None else weigh(frame, 0, *rows)
     return out
 
 
@@ -60,15 +60,6 @@ class _Taps(NamedTuple):
 
     def part(self, start: int, count: int) -> "_Taps":
         return _Taps(self.places[start : start + count], self.weights[start : start + count], self.bits)
-
-
-def _weigh(frame: UInt8[np.ndarray, "H W 3"], taps: _Taps, axis: int) -> UInt8[np.ndarray, "h w 3"]:
-    shape = (-1,) + (1,) * (frame.ndim - 1 - axis)
-    total = np.int32(1 << (taps.bits - 1))
-    for place, weight in zip(taps.places.T, taps.weights.T, strict=True):
-        if weight.any():
-            total = total + frame.take(place, axis).astype(np.int32) * weight.reshape(shape)
-    return np.clip(total >> taps.bits, 0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=256)

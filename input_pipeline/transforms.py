@@ -149,16 +149,33 @@ def _taps(
     return np.minimum(places, source - 1), np.floor(weights * 2**22 + 0.5).astype(np.int32)
 
 
-def _resample(frames: np.ndarray, axis: int, target: int, start: int, count: int) -> np.ndarray:
-    source = frames.shape[axis]
-    if source == target:
-        return frames[(slice(None),) * axis + (slice(start, start + count),)]
-    places, weights = _taps(source, target, start, count)
-    shape = (-1,) + (1,) * (frames.ndim - 1 - axis)
-    total = np.int32(2**21)
+def weigh(
+    frame: UInt8[np.ndarray, "H W 3"],
+    axis: int,
+    places: Int[np.ndarray, "S K"],
+    weights: Int[np.ndarray, "S K"],
+    bits: int,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Sums along an axis: output s is the pixels at `places[s]` times `weights[s]`, which are in 2**-bits; rounded."""
+    total = np.int32(1 << (bits - 1))
     for place, weight in zip(places.T, weights.T, strict=True):
-        total = total + frames.take(place, axis).astype(np.int32) * weight.reshape(shape)
-    return np.clip(total >> 22, 0, 255).astype(np.uint8)
+        if weight.any():
+            part = frame.take(place, axis, mode="clip").astype(np.int32)
+            # Along the width one weight for each number, not each pixel: loops of three are slow.
+            part *= weight[:, None, None] if axis == 0 else np.repeat(weight, 3).reshape(-1, 3)
+            part += total
+            total = part
+    total >>= bits
+    return np.clip(total, 0, 255, out=total).astype(np.uint8)
+
+
+def _resample(
+    frame: UInt8[np.ndarray, "H W 3"], axis: int, target: int, start: int, count: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    source = frame.shape[axis]
+    if source == target:
+        return frame[start : start + count] if axis == 0 else frame[:, start : start + count]
+    return weigh(frame, axis, *_taps(source, target, start, count), bits=22)
 
 
 def resize(frames: UInt8[np.ndarray, "T H W 3"], window: Window) -> UInt8[np.ndarray, "T h w 3"]:
