@@ -154,7 +154,7 @@ def greyscale(clip: Clip) -> Clip:
     """Luma in all three channels."""
     out = np.empty_like(clip)
     for frame, new in zip(clip, out, strict=True):
-        new[...] = _luma(frame)[..., None]
+        new[...] = np.repeat(_luma(frame), 3).reshape(frame.shape)
     return out
 
 
@@ -260,11 +260,13 @@ def affine(clip: Clip, places: Affine) -> Clip:
     start = np.where(outside, FILL * 256, 127).astype(np.uint64) * np.uint64(1 + (1 << 16) + (1 << 32))
     out = np.empty_like(clip)
     for frame, new in zip(clip, out, strict=True):
-        lanes[:, :3] = frame.reshape(-1, 3)
+        for channel in range(3):  # loops along the pixels: those of three are slow
+            lanes[:, channel] = frame[..., channel].reshape(-1)
         packed, total = lanes.view(np.uint64)[:, 0], start.copy()
         for corner, weight in used:
             part = np.take(packed, corner, mode="clip")
             part *= weight
             total += part
-        new.reshape(-1, 3)[...] = (total.view(np.uint16) >> 8).reshape(-1, 4)[:, :3]
+        for channel in range(3):
+            new[..., channel] = (total.view(np.uint16)[channel::4] >> 8).reshape(height, width)
     return out
