@@ -167,7 +167,14 @@ def open_source(
     path = storage.place(options.pop("path"))
     root = str(options.pop("root", "") or root)
     lists = [file for file in (options.pop("skip", ""), os.fspath(skip)) if file]
-    source = replace(_open(path, root, key, column, medium, options), name=str(path), key=key)
+    try:
+        source = replace(_open(path, root, key, column, medium, options), name=str(path), key=key)
+    except OSError as error:
+        raise UserError(f"{key}='{path}': cannot be read ({error.strerror or error})") from error
+    for scheme in {
+        name.partition("://")[0]: name for name in source.paths if storage.is_remote(name)
+    }.values():
+        storage.filesystem(scheme)  # says now what package is missing
     names = [
         (source.paths[i], source.clip_name(i)) if source.spans is not None else (source.paths[i],)
         for i in range(len(source) if lists else 0)

@@ -5,6 +5,7 @@ takes its settings and credentials from the environment and from `~/.config/fssp
 so that what is built on this can be pickled and used in any thread.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -12,28 +13,15 @@ import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from input_pipeline.remote import RemoteFile, Section, attempt, filesystem
 from vfm.errors import UserError
 
 WHOLE = 2**26  # bytes up to which a remote file, or a part of a file, is read at once
 _BLOCK = 2**22  # bytes that larger remote files are read by
-_ATTEMPTS = 3  # at something remote
-_PACKAGES = {
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "s3": "s3fs",
-    "hf": "huggingface_hub",
-    "http": "aiohttp",
-    "https": "aiohttp",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "ssh": "paramiko",
-    "sftp": "paramiko",
-}
 _STATE = frozenset("size created mtime updated last_modified lastmodified etag md5 checksum".split())
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
@@ -101,16 +89,26 @@ class RemotePath:
         return self
 
     def exists(self) -> bool:
-        system, path = filesystem(self._url)
-        return attempt(lambda: system.exists(path))
+        return self._kind() != ""
 
     def is_file(self) -> bool:
-        system, path = filesystem(self._url)
-        return attempt(lambda: system.isfile(path))
+        return self._kind() == "file"
 
     def is_dir(self) -> bool:
+        return self._kind() == "directory"
+
+    def _kind(self) -> str:
+        """ "file", "directory", or "" where there is nothing."""
         system, path = filesystem(self._url)
-        return not self.is_file() and attempt(lambda: system.isdir(path))
+        # Web servers do not tell: a page of links is a folder, unless it is called as files are.
+        if self._url.startswith("http") and not self.suffix[1:2].isalpha():
+            with contextlib.suppress(FileNotFoundError):
+                if attempt(lambda: system.ls(path, detail=False)):
+                    return "directory"
+        try:
+            return attempt(lambda: system.info(path))["type"]
+        except FileNotFoundError:
+            return ""
 
     def iterdir(self) -> Iterator["RemotePath"]:
         system, path = filesystem(self._url)
@@ -128,46 +126,6 @@ class RemotePath:
 
     def open(self, mode: str = "rb") -> io.BytesIO:
         return io.BytesIO(self.read_bytes())
-
-
-def filesystem(url: str) -> tuple[Any, str]:
-    """The fsspec file system of an address, and the path in it.
-
-    Raises:
-      UserError: nothing is known about addresses of this kind, or its package is missing.
-    """
-    import fsspec
-
-    scheme = url.partition("://")[0]
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        package = _PACKAGES.get(scheme)
-        advice = f"pip install {package}" if package else str(error)
-        raise UserError(
-            f"{url}: reading {scheme}:// takes a package that is not installed: {advice}"
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f"{url}: nothing is known about {scheme}://; expected a local path, gs://, s3://, hf:// or http(s)://"
-        ) from error
-
-
-def attempt(action: Callable[[], Any]) -> Any:
-    """What `action` gives, tried again where a network might be to blame.
-
-    Raises:
-      OSError: it fails; FileNotFoundError where there is nothing.
-    """
-    for left in reversed(range(_ATTEMPTS)):
-        try:
-            return action()
-        except (FileNotFoundError, PermissionError, UserError):
-            raise
-        except Exception as error:  # every file system has errors of its own
-            if not left:
-                raise OSError(f"{type(error).__name__}: {error}") from error
-            time.sleep(0.2 * 2 ** (_ATTEMPTS - 1 - left))
 
 
 def size_of(path: str) -> int | None:
@@ -217,9 +175,8 @@ def open_binary(path: str, block: int = _BLOCK) -> BinaryIO:
     """
     if not is_remote(path):
         return open(path, "rb")
-    system, name = filesystem(path)
-    file = attempt(lambda: system.open(name, "rb", block_size=block, cache_type="readahead"))
-    return file if file.seekable() else io.BytesIO(read(path))
+    size = size_of(path)
+    return io.BytesIO(read(path)) if size is None else io.BufferedReader(RemoteFile(path, size), block)
 
 
 def content(path: str, start: int = 0, size: int | None = None) -> bytes | BinaryIO:
@@ -232,41 +189,7 @@ def content(path: str, start: int = 0, size: int | None = None) -> bytes | Binar
         size = size_of(path)
     if size is None or size <= WHOLE:
         return read(path, start, size)
-    return io.BufferedReader(_Section(open_binary(path), start, size), 2**18)
-
-
-class _Section(io.RawIOBase):
-    """A part of an open file, as a file."""
-
-    def __init__(self, file: BinaryIO, start: int, size: int):
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        self._at = max(base + offset, 0)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), max(self._size - self._at, 0))
-        self._file.seek(self._start + self._at)
-        data = self._file.read(wanted)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._file.close()
-        super().close()
+    return io.BufferedReader(Section(open_binary(path), start, size), 2**18)
 
 
 def has_pattern(path: str | os.PathLike) -> bool:
@@ -329,7 +252,8 @@ def files_below(folder: str | os.PathLike) -> list[str]:
     if is_remote(folder):
         system, name = filesystem(folder)
         top = name.rstrip("/")
-        found = [f"{folder.rstrip('/')}{path[len(top) :]}" for path in attempt(lambda: system.find(name))]
+        below = _walk(system, name) if folder.startswith("http") else attempt(lambda: system.find(name))
+        found = [f"{folder.rstrip('/')}{path[len(top) :]}" for path in below]
     else:
         found = [
             os.path.join(parent, name)
@@ -337,6 +261,17 @@ def files_below(folder: str | os.PathLike) -> list[str]:
             for name in names
         ]
     return sorted(path for path in found if "/." not in path[len(folder) :])
+
+
+def _walk(system: Any, folder: str) -> Iterator[str]:
+    """Files below a page of links, each page asked for on its own."""
+    for entry in attempt(lambda: system.ls(folder, detail=True)):
+        if entry["name"].rstrip("/") == folder.rstrip("/"):
+            continue
+        if entry["type"] == "directory":
+            yield from _walk(system, entry["name"])
+        else:
+            yield entry["name"]
 
 
 def cache_folder() -> Path:

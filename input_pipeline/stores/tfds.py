@@ -9,7 +9,9 @@ encoded frames), or texts and byte strings that hold a whole file. Remote sets a
 """
 
 import functools
+import hashlib
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,7 +85,7 @@ def _builder(request: Request) -> Any:
     try:
         if detect(request.path):
             _check_classes(request)
-            return tfds.builder_from_directory(request.path)
+            return tfds.builder_from_directory(_metadata(request.path))
         return tfds.builder(request.path, data_dir=request.root or None, try_gcs=False)
     except UserError:
         raise
@@ -92,6 +94,22 @@ def _builder(request: Request) -> Any:
             f"{where}: TFDS cannot read it ({type(error).__name__}: {str(error).strip().splitlines()[0]}); expected "
             f"the folder of a version with {_INFO} and {_FEATURES}, prepared with file_format='array_record'"
         ) from error
+
+
+def _metadata(folder: str) -> str:
+    """The folder of a set; of a remote one, a local folder with all of its files but the shards."""
+    if not storage.is_remote(folder):
+        return folder
+    names = [name for name in children(folder) if name.endswith((".json", ".txt"))]
+    stamps = [storage.stamp(storage.join(folder, name)) for name in names]
+    key = hashlib.sha256("\0".join([folder, *names, *stamps]).encode()).hexdigest()[:20]
+    copy = storage.cache_folder() / "tfds" / key / storage.place(folder).name
+    copy.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        partial = copy / f"{name}.partial-{os.getpid()}"
+        partial.write_bytes(storage.read(storage.join(folder, name)))
+        os.replace(partial, copy / name)
+    return str(copy)
 
 
 @functools.cache
@@ -153,7 +171,10 @@ def _instructions(request: Request, builder: Any, split: str) -> Iterator[tuple[
         raise UserError(f"{where}: has no split '{split}'; it has {there}") from error
     for one in instructions:
         count = one.examples_in_shard if one.take == -1 else one.skip + one.take
-        yield storage.local_copy(str(one.filename)), one.skip, count
+        path = str(one.filename)
+        if storage.is_remote(request.path):
+            path = storage.join(request.path, os.path.basename(path))
+        yield storage.local_copy(path), one.skip, count
 
 
 def _flat(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
