@@ -118,7 +118,7 @@ def get_config() -> ConfigDict:
     # decoder (bilinear with antialias, by far the fastest) | bilinear | bicubic | bilinear_antialias |
     # bicubic_antialias: the last four are torch's, bit for bit, of whole decoded frames
     d.resize = "decoder"
-    d.short_side = 0  # that frames are resized to before crop="center", such as 256 for size 224; 0 = size
+    d.short_side = 0  # that frames are resized to before central and evaluation crops: 256 for 224, ...; 0 = size
     d.flip = False  # horizontal, with probability .5; not where left and right matter (Something-Something)
     d.augment = ConfigDict(augment())
     d.clips_per_video = 1  # repeated augmentation: clips drawn from one decoded video

@@ -129,31 +129,30 @@ class Recipe:
         return recipe
 
     def _check(self) -> None:
-        recipe = self
-        sampling.check_kind(recipe.sampling)
-        if recipe.fps < 0 or (recipe.sampling == "fps" and not recipe.fps):
+        sampling.check_kind(self.sampling)
+        if self.fps < 0 or (self.sampling == "fps" and not self.fps):
             raise UserError(
-                f"data.fps={recipe.fps:g}: expected frames a second, such as 1.0 (0 = as stored, not for "
+                f"data.fps={self.fps:g}: expected frames a second, such as 1.0 (0 = as stored, not for "
                 f"data.sampling='fps')"
             )
-        if recipe.resize not in resize.METHODS:
-            raise UserError(f"data.resize={recipe.resize!r}: expected one of {', '.join(resize.METHODS)}")
-        if recipe.crop not in transforms.CROPS:
-            raise UserError(f"data.crop={recipe.crop!r}: expected one of {', '.join(transforms.CROPS)}")
+        if self.resize not in resize.METHODS:
+            raise UserError(f"data.resize={self.resize!r}: expected one of {', '.join(resize.METHODS)}")
+        if self.crop not in transforms.CROPS:
+            raise UserError(f"data.crop={self.crop!r}: expected one of {', '.join(transforms.CROPS)}")
         for key in ("frames", "stride", "size", "clips_per_video"):
-            if getattr(recipe, key) < 1:
-                raise UserError(f"data.{key}={getattr(recipe, key)}: expected at least 1")
-        if recipe.short_side and (recipe.short_side < recipe.size or recipe.crop != "center"):
+            if getattr(self, key) < 1:
+                raise UserError(f"data.{key}={getattr(self, key)}: expected at least 1")
+        if self.short_side and (self.short_side < self.size or self.crop == "resize"):
             raise UserError(
-                f"data.short_side={recipe.short_side}: expected 0, or at least data.size={recipe.size} with "
-                f"data.crop='center' (found '{recipe.crop}')"
+                f"data.short_side={self.short_side}: expected 0, or at least data.size={self.size}; and 0 for "
+                f"data.crop='resize' (found '{self.crop}')"
             )
-        if not recipe.crop_scales or not all(0 < scale <= 1 for scale in recipe.crop_scales):
+        if not self.crop_scales or not all(0 < scale <= 1 for scale in self.crop_scales):
             raise UserError(
-                f"data.crop_scales={recipe.crop_scales}: expected shares in (0, 1] of the short side"
+                f"data.crop_scales={self.crop_scales}: expected shares in (0, 1] of the short side"
             )
         for key, limit in (("crop_area", 1), ("crop_aspect", math.inf)):
-            value = getattr(recipe, key)
+            value = getattr(self, key)
             if len(value) != 2 or not 0 < value[0] <= value[1] <= limit:
                 raise UserError(
                     f"data.{key}={value}: expected (smallest, largest), above 0 and at most {limit}"
@@ -190,8 +189,8 @@ class Recipe:
     def shared_window(self, height: int, width: int) -> Window:
         """A frame small enough to be cheap, large enough that no crop of several of one video is enlarged."""
         share = {"multiscale": min(self.crop_scales), "random_resized": math.sqrt(self.crop_area[0])}
-        side = max(math.ceil(self.size / share.get(self.crop, 1.0)), self.short_side)
-        side = min(height, width, side)
+        side = math.ceil(self.size / share.get(self.crop, 1.0))
+        side = min(height, width, max(side, self.short_side) if self.crop == "center" else side)
         return transforms.whole_window(*transforms.short_side(height, width, side))
 
 

@@ -197,7 +197,7 @@ def test_frames_are_resized_to_the_short_side_before_the_central_crop(video_set,
         whole = video.read(range(video.num_frames))
     frames = resize.resize(whole, transforms.whole_window(20, 26), "bilinear_antialias")[1:9:2]
     assert (view == frames[:, 2:18, 5:21]).all()
-    for changes in ({"short_side": 15}, {"crop": "multiscale"}):
+    for changes in ({"short_side": 15}, {"crop": "resize"}):
         with data.unlocked():
             data.update(changes)
         with pytest.raises(UserError, match="data.short_side="):
