@@ -99,12 +99,12 @@ def check(
 def unreadable(source: Source) -> dict[str, str]:
     """path -> reason, of the local files of a source that cannot be opened or whose first frame does not decode.
 
-    Files that were found out about before are not opened again, unless they have changed since. Videos that are no
-    files of this machine are not looked at.
+    Files that were found out about before are not opened again, unless they have changed since. Of videos that are no
+    files of this machine, those count that their store knows to be absent.
     """
     store = source.store
     if not isinstance(store, Files):
-        return {}
+        return {source.paths[i]: why for i, why in store.missing(range(len(source))).items()}
     index_of = dict(zip(reversed(source.paths), range(len(source) - 1, -1, -1), strict=True))
     stamps = {path: stamp for path, i in index_of.items() if (stamp := store.stamp(i))}
     bad = {

@@ -52,6 +52,11 @@ class Plan:
         place = source.name if os.path.isdir(source.name) else os.path.dirname(source.name)
         return cls(source, encoding, shard_size, list(videos.values()), os.path.abspath(root or place))
 
+    def original(self, index: int) -> str:
+        """What a sample is called in a skip list for the source."""
+        name = self.source.clip_name(index)
+        return os.path.abspath(name) if self.source.media is None and "://" not in name else name
+
     @property
     def shards(self) -> int:
         return -(-len(self.videos) // self.shard_size)
@@ -108,7 +113,8 @@ class Plan:
         digest = hashlib.sha256(json.dumps([self.recipe(), self.shard_size, self.columns()]).encode())
         digest.update(json.dumps(self.source.label_names).encode())
         for index in range(len(self.source)):
-            digest.update(json.dumps([self.sample(index), self.span(index)]).encode())
+            entry = [self.sample(index), self.span(index), self.source.skipped.get(index)]
+            digest.update(json.dumps(entry).encode())
         return digest.hexdigest()
 
     def recipe(self) -> dict[str, Any]:
@@ -131,6 +137,8 @@ class PackedVideos:
     def __getitem__(self, number: int) -> dict[str, Any]:
         plan = self._plan
         try:
+            if all(index in plan.source.skipped for index in plan.videos[number]):
+                raise BadVideo("", plan.source.skipped[plan.videos[number][0]])
             record = _encoded(plan, number) if plan.encoding else _as_is(plan, number)
         except BadVideo as error:
             return {"note": {"bad": error.reason}}

@@ -5,11 +5,9 @@ it writes is what it would have written at once.
 """
 
 import contextlib
-import csv
 import fcntl
 import hashlib
 import importlib.metadata
-import io
 import itertools
 import json
 import os
@@ -22,7 +20,7 @@ from input_pipeline.plan import PackedVideos, Plan
 from input_pipeline.workers import Lost, Workers
 from vfm.errors import UserError
 
-_PLAN, _LOCK = "plan.json", ".lock"
+_LOCK = ".lock"
 
 Done = Callable[[dict[str, Any]], None]  # called with the note of each video
 
@@ -31,7 +29,11 @@ Done = Callable[[dict[str, Any]], None]  # called with the note of each video
 
 
 def make_shard(
-    plan: Plan, out: Path, shard: int, packed: Iterable[dict[str, Any] | Lost], done: Done
+    plan: Plan,
+    out: Path,
+    shard: int,
+    packed: Iterable[dict[str, Any] | Lost],
+    done: Done = lambda note: None,
 ) -> None:
     """Writes a shard and, when it is complete, its note.
 
@@ -90,7 +92,7 @@ def begin(plan: Plan, out: Path) -> bool:
     """
     digest = plan.digest()
     out.mkdir(parents=True, exist_ok=True)
-    for file, what in ((records.MANIFEST, "a prepared set"), (_PLAN, "an unfinished preparation")):
+    for file, what in ((records.MANIFEST, "a prepared set"), (records.PLAN, "an unfinished preparation")):
         if (out / file).exists():
             try:
                 found = json.loads((out / file).read_text())["digest"]
@@ -110,7 +112,7 @@ def begin(plan: Plan, out: Path) -> bool:
             return True
     if others := sorted(name for name in os.listdir(out) if name != _LOCK and not records.is_partial(name)):
         raise UserError(f"--out='{out}': is not empty ('{others[0]}'); choose a new folder")
-    records.write_text(out / _PLAN, json.dumps({"digest": digest, "recipe": plan.recipe()}) + "\n")
+    records.write_text(out / records.PLAN, json.dumps({"format": records.FORMAT, "digest": digest}) + "\n")
     return True
 
 
@@ -142,7 +144,7 @@ def prepare(
       UserError: the folder holds something else, or another run is at work in it.
       OSError: a file cannot be written.
     """
-    with _alone(out):
+    with alone(out):
         if not begin(plan, out):
             return
         shards = unfinished(plan, out, done)
@@ -155,7 +157,7 @@ def prepare(
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def alone(out: Path) -> Iterator[None]:
     """Keeps a second run out of the folder."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / _LOCK, "w") as lock:
@@ -185,10 +187,10 @@ def finish(plan: Plan, out: Path) -> dict[str, Any]:
     for number, note in enumerate(video for shard in notes for video in shard["videos"]):
         shard = number // plan.shard_size
         for i in plan.videos[number]:
-            place = {"bad": note["bad"]} if "bad" in note else {"shard": shard, "record": note["record"]}
+            reason = plan.source.skipped.get(i) or note.get("bad")
+            place = {"bad": reason} if reason else {"shard": shard, "record": note["record"]}
             index[i] = plan.sample(i) | place
-        name = plan.source.clip_name(plan.videos[number][0])
-        name = name if "://" in name else os.path.abspath(name)
+        name = plan.original(plan.videos[number][0])
         if "bad" in note:
             bad[name] = note["bad"]
             continue
@@ -216,20 +218,18 @@ def finish(plan: Plan, out: Path) -> dict[str, Any]:
     lines = [json.dumps(sample, ensure_ascii=False, separators=(",", ":")) for sample in index]
     records.write_text(out / records.INDEX, "".join(f"{line}\n" for line in lines))
     for file, reasons in ((records.BAD, bad), (records.DAMAGED, damaged)):
-        records.write_text(out / file, reasons_csv(reasons))
+        records.write_text(out / file, records.reasons_csv(reasons))
     records.write_text(out / records.MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     _remove_notes(plan, out)
     return manifest
 
 
+def read_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of a prepared set that is there."""
+    return json.loads((out / records.MANIFEST).read_text(encoding="utf-8"))
+
+
 def _remove_notes(plan: Plan, out: Path) -> None:
     for shard in range(plan.shards):
         _note_path(plan, out, shard).unlink(missing_ok=True)
-    (out / _PLAN).unlink(missing_ok=True)
-
-
-def reasons_csv(reasons: dict[str, str]) -> str:
-    """A skip list: `path,reason`."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("path", "reason"), *reasons.items()])
-    return text.getvalue()
+    (out / records.PLAN).unlink(missing_ok=True)

@@ -36,6 +36,7 @@ from input_pipeline.decode import BadVideo, Listing, Video
 from input_pipeline.packets import PacketVideo, Stream
 
 MANIFEST, INDEX, BAD, DAMAGED = "manifest.json", "index.jsonl", "bad.csv", "damaged.csv"
+PLAN = "plan.json"  # of a preparation that is not finished
 FORMAT, VERSION = "prepared videos", 1
 SUFFIX = ".array_record"
 _MAGIC = b"VFMR"

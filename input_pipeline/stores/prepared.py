@@ -18,7 +18,7 @@ from input_pipeline.formats.base import Table
 from input_pipeline.labels import MultiLabel
 from input_pipeline.media import Media
 from input_pipeline.packets import PacketVideo
-from input_pipeline.records import FORMAT, INDEX, MANIFEST, VERSION, read_record
+from input_pipeline.records import FORMAT, INDEX, MANIFEST, PLAN, VERSION, read_record
 from input_pipeline.stores.base import Request
 from vfm.errors import UserError
 
@@ -69,12 +69,18 @@ class Prepared:
 
 
 def detect(path: str) -> bool:
-    """Whether a path is a prepared set's folder, or its manifest."""
+    """Whether a path is a prepared set's folder (finished or not), or its manifest."""
     if "://" in path:
         return False
-    manifest = Path(path).expanduser()
-    manifest = manifest / MANIFEST if manifest.is_dir() else manifest
-    return manifest.name == MANIFEST and manifest.with_name(INDEX).is_file()
+    place = Path(path).expanduser()
+    files = [place / MANIFEST, place / PLAN] if place.is_dir() else [place] * (place.name == MANIFEST)
+    for file in files:
+        try:
+            if json.loads(file.read_text(encoding="utf-8"))["format"] == FORMAT:
+                return True
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return False
 
 
 def read(request: Request) -> tuple[Table, Media]:
