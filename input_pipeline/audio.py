@@ -40,11 +40,10 @@ def read(
     stream = container.audio
     if stream is None:
         raise BadVideo(path, "has no audio track")
-    pieces, stored, channels = [], None, 0
-    position = 0
+    pieces, stored, channels, position = [], None, 0, 0
     container.seek(_ticks(stream, origin + start - PREROLL), stream)
     try:
-        for frame in container.sounds(stream):
+        for frame in container.sounds():
             if stored is None:
                 stored, channels = frame.sample_rate, len(frame.layout.channels)
                 layout = frame.layout.name

@@ -236,7 +236,8 @@ class Container:
     # Reading
 
     def seek(self, time: int, stream: VideoStream | AudioStream | None = None) -> None:
-        """Goes to the key frame at or before `time`, in the stream's unit."""
+        """Goes to the key frame at or before `time`, in the stream's unit; to the start of the file, opened again and
+        with new streams, where that fails."""
         try:
             self._container.seek(time, stream=stream or self.stream)
         except FAILURES:
@@ -262,13 +263,13 @@ class Container:
                 self._check_frame(frame.width, frame.height, frame.format)
                 yield frame
 
-    def sounds(self, stream: AudioStream) -> Iterator[AudioFrame]:
-        """Frames of an audio track from here on.
+    def sounds(self) -> Iterator[AudioFrame]:
+        """Frames of the audio track from here on.
 
         Raises:
           DecodingFailed: there is no way on.
         """
-        for packet in self._packets(stream):
+        for packet in self._packets(self.audio):
             yield from self._decode(packet)
 
     def _decode(self, packet: av.Packet) -> list[VideoFrame] | list[AudioFrame]:
