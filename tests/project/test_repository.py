@@ -28,27 +28,35 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in sorted(set(listed.splitlines())) if (ROOT / name).is_file()]
 
 
+APART = {"constraints-beam.txt": {"beam"}}  # extras that need an environment of their own, and its versions
+CONSTRAINTS = ["constraints.txt", *APART]
+
+
 @cache
-def pinned() -> dict[str, str]:
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+def pinned(file: str) -> dict[str, str]:
+    lines = (ROOT / file).read_text().splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def requirements() -> list[Requirement]:
-    extras = PROJECT["optional-dependencies"].values()
-    return [Requirement(text) for text in sum(extras, PROJECT["dependencies"])]
+def requirements(file: str = "") -> list[Requirement]:
+    """What is installed together with the versions of a file; all that there are if none is given."""
+    extras = PROJECT["optional-dependencies"]
+    names = APART.get(file, extras.keys() - set().union(*APART.values())) if file else extras
+    return [Requirement(text) for text in sum((extras[name] for name in names), PROJECT["dependencies"])]
 
 
-def test_constraints_hold_names_and_exact_versions_only():
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+@pytest.mark.parametrize("file", CONSTRAINTS)
+def test_constraints_hold_names_and_exact_versions_only(file):
+    for line in (ROOT / file).read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
 
 
-def test_every_dependency_is_pinned_to_a_version_that_it_allows():
-    versions = {canonicalize_name(name): version for name, version in pinned().items()}
-    for requirement in requirements():
+@pytest.mark.parametrize("file", CONSTRAINTS)
+def test_every_dependency_is_pinned_to_a_version_that_it_allows(file):
+    versions = {canonicalize_name(name): version for name, version in pinned(file).items()}
+    for requirement in requirements(file):
         version = versions.get(canonicalize_name(requirement.name))
-        assert version, f"constraints.txt does not pin {requirement.name}"
+        assert version, f"{file} does not pin {requirement.name}"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but =={version}"
 
 
