@@ -95,6 +95,10 @@ class _Stream:
     def bad_files(self) -> list[dict[str, str]]:
         return [{"path": name, "reason": why} for videos in self.videos for name, why in videos.bad_files()]
 
+    def processes(self) -> list[int]:
+        """The numbers of the processes that read."""
+        return self._iterator.processes() if isinstance(self._iterator, Workers) else []
+
     def interrupt(self) -> None:
         """Ends a `take` that waits in another thread, as far as that is possible."""
         if isinstance(self._iterator, Workers):
@@ -131,6 +135,10 @@ class _Batches:
         """Means since the last call: `decode_ms` and `transform_ms` of a clip, `wait_ms` for a batch; and `bad_clips`,
         how many rows showed another sample than planned."""
         return Telemetry.means([stream.telemetry for stream in self._streams])
+
+    def processes(self) -> list[int]:
+        """The numbers of the processes that read."""
+        return [number for stream in self._streams for number in stream.processes()]
 
     def interrupt(self) -> None:
         """Lets a thread that waits for a batch go on, with StopIteration; then `close`."""

@@ -15,7 +15,7 @@ from input_pipeline.workers import Reading
 
 log = logging.getLogger(__name__)
 _NAMED = 5  # files in one message
-_KEPT = 64  # steps that are read ahead of training at most
+_KEPT = 64  # steps, more than are ever read ahead of training
 
 
 class Telemetry:
@@ -138,6 +138,8 @@ class Account:
         )
         with self._lock:
             self._ahead[step] = len(differ), names
+            if len(self._ahead) > _KEPT:  # nobody asks
+                self._fold(min(self._ahead) + 1)
         return int(differ.sum())
 
     def until(self, step: int) -> dict[str, Any]:
@@ -148,10 +150,7 @@ class Account:
         samples `planned` from, and `times` that each of those was planned for, all processes together (fewest, most).
         """
         with self._lock:
-            for done in sorted(key for key in self._ahead if key < step):
-                clips, instead = self._ahead.pop(done)
-                self._clips += clips
-                self._instead += instead
+            self._fold(step)
             self._step = max(self._step, step)
         sources = []
         for part, times in zip(self._mixture.parts, self._times(), strict=True):
@@ -169,6 +168,12 @@ class Account:
         return dict(
             steps=[self._first, self._step], clips=self._clips, replaced=dict(self._instead), sources=sources
         )
+
+    def _fold(self, step: int) -> None:
+        for done in [key for key in self._ahead if key < step]:
+            clips, instead = self._ahead.pop(done)
+            self._clips += clips
+            self._instead += instead
 
     def resume(self, found: dict[str, Any]) -> None:
         """Goes on from what `until` gave when the run was saved, if that was where this one starts."""

@@ -273,6 +273,10 @@ class Workers:
         """The files that processes are at."""
         return [note for p in range(len(self._processes)) if (note := Note(self._memory, p).read())]
 
+    def processes(self) -> list[int]:
+        """Their numbers."""
+        return [process.process.pid for process in self._processes]
+
     def close(self) -> None:
         """Ends the processes at once; an iteration that waits for an item ends."""
         with self._changed:

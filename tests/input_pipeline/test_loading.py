@@ -190,8 +190,7 @@ data.train, data.frames, data.size, data.workers, data.check = sys.argv[1], 4, 1
 batches = train_batches(data, batch_size=4, seed=0)
 next(batches)
 assert not {"jax", "grain"} & set(sys.modules)
-found = [p.process.pid for p in batches._streams[0]._iterator._processes]
-print(*found, flush=True)
+print(*batches.processes(), flush=True)
 while True:
     next(batches)
     if sys.argv[2] == "exception":
@@ -266,3 +265,13 @@ def test_a_stopped_iterator_begins_anew(data):
         next(batches)
         batches.close()
         assert fingerprint(next(batches)) == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_memory_is_flat_over_ten_thousand_clips(data, workers):
+    from scripts.bench import memory
+
+    data.workers = workers
+    used = [here + there for _, here, there in memory.measure(data, 10_000, batch_size=16)]
+    assert used[-1] < 1.1 * used[1]
