@@ -22,7 +22,9 @@ from vfm.errors import UserError
 
 WHOLE = 2**26  # bytes up to which a remote file, or a part of a file, is read at once
 _BLOCK = 2**22  # bytes that larger remote files are read by
-_STATE = frozenset("size created mtime updated last_modified lastmodified etag md5 checksum".split())
+_STATE = frozenset(
+    "size created mtime updated last_modified lastmodified etag md5 md5hash checksum generation blob_id".split()
+)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 

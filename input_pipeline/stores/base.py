@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from input_pipeline import storage
-from input_pipeline.formats.base import Document, Table, caption_list
+from input_pipeline.formats.base import Document, Table, caption_list, seconds
 from input_pipeline.labels import Classes, column_classes, label_columns
 from vfm.errors import UserError
+
+_TIMES = ("start_time", "end_time")
 
 
 class Request(NamedTuple):
@@ -42,9 +44,11 @@ def ends_with(pattern: str) -> Callable[[str], bool]:
 def children(path: str) -> list[str]:
     """Names of the files in a folder, hidden ones left out; nothing where it is no folder."""
     folder = storage.place(path)
-    if not folder.is_dir():
+    # What is called as files are costs no question to a server.
+    if (storage.is_remote(path) and folder.suffix[1:2].isalpha()) or not folder.is_dir():
         return []
-    return [child.name for child in folder.iterdir() if not child.name.startswith((".", "_"))]
+    names = [child.name for child in folder.iterdir()] if storage.is_remote(path) else os.listdir(folder)
+    return [name for name in names if not name.startswith((".", "_"))]
 
 
 def detect_shards(path: str, is_shard: Callable[[str], bool]) -> bool:
@@ -97,7 +101,8 @@ def tabulate(
     """A table of samples and their fields.
 
     Label columns are those that the option `label` names (one or several, with commas between) and those whose classes
-    are known; the first one that is named stands first. Captions and words are as in a CSV.
+    are known; the first one that is named stands first. Captions, words, and the part that is shown (`start_time`,
+    `end_time`) are as in a CSV.
 
     Args:
       names: of the samples.
@@ -121,7 +126,7 @@ def tabulate(
     texts = {
         name: [_text(values[i]) for i in good]
         for name, values in columns.items()
-        if name != column and name != "path" and not any(isinstance(values[i], list | dict) for i in good)
+        if name not in (column, "path", *_TIMES) and not any(isinstance(values[i], list | dict) for i in good)
     }
     named = [name.strip() for name in str(request.options.get("label", "label")).split(",")]
     whole = {
@@ -147,7 +152,26 @@ def tabulate(
         label_names=label_names,
         captions=captions,
         words=words,
+        spans=_spans(request, columns, good, count) if set(_TIMES) <= columns.keys() else None,
     )
+
+
+def _spans(
+    request: Request, columns: Mapping[str, Sequence[Any]], good: Sequence[int], count: int
+) -> np.ndarray | None:
+    """Seconds from which and to which samples are shown, NaN where none are given."""
+    spans = np.full((count, 2), np.nan)
+    for i in good:
+        start, end = (columns[name][i] for name in _TIMES)
+        where = f"{request.path} sample {i + 1}"
+        if start is None and end is None:
+            continue
+        spans[i] = seconds(start or 0, where), np.inf if end is None else seconds(end, where)
+        if spans[i, 0] >= spans[i, 1]:
+            raise UserError(
+                f"{where}: start_time {start} and end_time {end}; expected start < end, in seconds"
+            )
+    return spans if not np.isnan(spans).all() else None
 
 
 def _classes(request: Request, class_names: Mapping[str, list[str]]) -> dict[str, Classes]:

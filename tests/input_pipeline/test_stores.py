@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from input_pipeline import BadVideo, open_source, read_frames, train_batches, write_mp4
+from input_pipeline import BadVideo, eval_batches, open_source, read_frames, train_batches, write_mp4
 from vfm.errors import UserError
 
 from .conftest import COUNT, pixels
@@ -338,14 +338,41 @@ def test_stores_travel_between_processes_and_serve_threads(tars, tmp_path, video
         assert source.paths == [source.store.name(i) for i in range(COUNT)] and source.store.stamp(0)
 
 
+def test_parts_of_videos_and_skip_lists_hold_for_members_of_shards(tmp_path, video_set, data):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i in range(4):
+            add_member(tar, f"{i}.mp4", (video_set / f"{i}.mp4").read_bytes())
+            times = {"start_time": 0.25, "end_time": 0.75} if i % 2 else {}
+            add_member(tar, f"{i}.json", json.dumps({"label": i} | times).encode())
+    shard = f"{tmp_path}/a.tar"
+    (tmp_path / "bad.csv").write_text(f"path,reason\n{shard}::0.mp4,dull\n")
+    source = open_source(shard, skip=str(tmp_path / "bad.csv"))
+    assert dict(source.skipped) == {0: "dull"} and source.clip_name(1) == f"{shard}::1.mp4#t=0.25,0.75"
+    assert np.array_equal(frames_of(source, 1), read_frames(video_set / "1.mp4", range(2, 6)))
+    assert len(frames_of(source, 2)) == 10
+    data.train, data.skip = shard, str(tmp_path / "bad.csv")
+    with train_batches(data, batch_size=6, seed=0) as batches:
+        assert set(np.concatenate([next(batches)["id"] for _ in range(2)]).tolist()) == {1, 2, 3}
+
+
+def test_evaluations_read_stores(tars, data, video_set):
+    plain = [read_frames(video_set / f"{i}.mp4", range(10)).mean() for i in range(COUNT)]
+    with eval_batches(data, str(tars), batch_size=8) as batches:
+        seen = list(batches)
+    assert np.concatenate([b["label"] for b in seen])[:COUNT].tolist() == [i % 3 for i in range(COUNT)]
+    means = np.concatenate([b["video"].reshape(8, -1).mean(1) for b in seen])[:COUNT]
+    assert np.corrcoef(means, plain)[0, 1] > 0.99
+
+
 @pytest.mark.parametrize(("workers", "cache"), [(0, False), (0, True), (1, False)])
 def test_batches_from_stores_equal_those_from_files(data, tars, tmp_path, video_set, workers, cache):
     plain = tmp_path / "plain.csv"
     plain.write_text("".join(f"{video_set}/{i}.mp4 {i % 3}\n" for i in range(COUNT)))
-    data.workers, data.cache = workers, cache
+    data.cache = cache
     taken = []
-    for spec in (str(plain), *stores(tars, tmp_path, video_set)):
-        data.train = spec
+    # Processes take seconds to start: one store says for all that it travels.
+    for spec in (str(plain), *stores(tars, tmp_path, video_set)[: 1 if workers else 2]):
+        data.train, data.workers = spec, workers if spec != str(plain) else 0
         with train_batches(data, batch_size=8, seed=3) as batches:
             taken.append([next(batches) for _ in range(3)])
     for batches in taken[1:]:

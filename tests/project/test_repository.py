@@ -62,7 +62,7 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows(file):
 
 def test_every_import_is_a_declared_dependency():
     """So that nothing works only because another package happens to bring it."""
-    modules = {"absl": "absl-py", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint"}
+    modules = {"absl": "absl-py", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint", "PIL": "pillow"}
     declared = {canonicalize_name(requirement.name) for requirement in requirements()} | {"packaging"}
     ours = {path.name.removesuffix(".py") for path in ROOT.iterdir()} | {"tests"}
     for path in (path for path in tracked() if path.suffix == ".py"):
