@@ -16,6 +16,7 @@ from jaxtyping import Int32
 
 from vfm.errors import UserError
 
+MOST_CLASSES = 1_000_000  # of a column with several classes a sample
 INTEGER = re.compile(r"^[+-]?\d+$")
 NOT_LABELS = frozenset(
     "path clip caption captions video id mask text text_mask text_id text_loss image".split()
@@ -101,7 +102,7 @@ def read_classes(file: Path) -> Classes:
     if not numbered:
         raise UserError(f"{file}: is empty; expected the name of a class in each line")
     numbers = [number for number, _ in numbered]
-    if len(set(numbers)) < len(numbers) or min(numbers) < 0 or max(numbers) > 1_000_000:
+    if len(set(numbers)) < len(numbers) or min(numbers) < 0 or max(numbers) >= MOST_CLASSES:
         raise UserError(f"{file}: the numbers of classes repeat or are impossible; expected each one once")
     first = 1 if min(numbers) == 1 else 0
     names = [""] * (max(numbers) + 1 - first)
@@ -212,10 +213,15 @@ def multi_label(
     Raises:
       UserError: a number is no class.
     """
-    largest = max((max(some) for some in classes if some), default=-1)
-    count = len(names) or largest + 1
+    last = len(names) - 1 if names else MOST_CLASSES - 1
     for line, some in zip(lines or range(1, len(classes) + 1), classes, strict=True):
         for number in some:
-            if not 0 <= number < count:
-                raise UserError(f"{file} line {line}: {column} has {number}; expected 0 ... {count - 1}")
-    return MultiLabel(classes, max(count, 1))
+            if not is_class(number) or number > last:
+                raise UserError(f"{file} line {line}: {column} has {number!r}; expected a number 0 ... {last}")
+    largest = max((max(some) for some in classes if some), default=0)
+    return MultiLabel(classes, len(names) or largest + 1)
+
+
+def is_class(value: Any) -> bool:
+    """Whether a value of a JSON file is the number of a class."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_CLASSES

@@ -17,7 +17,7 @@ import numpy as np
 
 from input_pipeline.formats.base import Document, Table, each, fields_of, fill, seconds, short, text_of
 from input_pipeline.formats.table import only_split
-from input_pipeline.labels import Classes, class_numbers
+from input_pipeline.labels import Classes, class_numbers, is_class
 from vfm.errors import UserError
 
 OPTIONS = {
@@ -74,7 +74,9 @@ def _official(document: Document) -> Iterator[dict[str, str]]:
         try:
             start, end = entry["annotations"]["segment"]
             label, split = entry["annotations"].get("label", ""), entry["subset"]
-        except (KeyError, TypeError, ValueError) as error:
+            if not isinstance(label, str) or not isinstance(split, str):
+                raise TypeError("label and subset are texts")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(
                 f"{document} '{youtube_id}': {short(entry)}; expected annotations with a segment, and a subset"
             ) from error
@@ -94,7 +96,7 @@ def _few_shot(document: Document, options: Mapping[str, Any]) -> Table:
             path = fill(options["template"], entry, where)
         table.paths.append(path)
         label, name = entry.get("label_idx"), text_of(entry, "label", where)
-        if not isinstance(label, int) or label < 0 or names.setdefault(label, name) != name:
+        if not is_class(label) or names.setdefault(label, name) != name:
             raise UserError(
                 f"{where}: label_idx is {short(label)} for '{name}'; expected one number for each class"
             )

@@ -20,7 +20,7 @@ from typing import Any
 
 from input_pipeline.formats.base import Document, Table, each, fill, short, text_of
 from input_pipeline.formats.plain import labelled
-from input_pipeline.labels import multi_label
+from input_pipeline.labels import is_class, multi_label
 from input_pipeline.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vfm.errors import UserError
 
@@ -105,7 +105,7 @@ def _several(
     classes = document.classes(options if column == "label" else {}, column)
     first = classes.first if classes else 0
     names = classes.names if classes else [""] * int(options["num_classes"])
-    shifted = [tuple(number - first for number in some) for some in rows]
+    shifted = [tuple(number - first if is_class(number) else number for number in some) for some in rows]
     table.labels[column] = multi_label(document.path, table.lines, column, shifted, names)
     if classes:
         table.label_names[column] = classes.names

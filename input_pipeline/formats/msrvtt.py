@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.formats.base import Document, Table, fill, short, text_of, wanted_ids
+from input_pipeline.labels import is_class
 from vfm.errors import UserError
 
 OPTIONS = {"template": "{video_id}.mp4", "split": ""}
@@ -45,12 +46,19 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
     return Table(paths, lines, captions=captions, words={"video_id": columns["video_id"]})
 
 
+def _objects(document: Document, key: str) -> list[dict[str, Any]]:
+    found = document.entries[key]
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise UserError(f"{document}: {key} is {short(found)}; expected a list of objects")
+    return found
+
+
 def _whole(document: Document, options: Mapping[str, Any]) -> Table:
     captions = collections.defaultdict(list)
-    for number, sentence in enumerate(document.entries["sentences"], 1):
+    for number, sentence in enumerate(_objects(document, "sentences"), 1):
         where = f"{document} sentence {number}"
         captions[text_of(sentence, "video_id", where)].append(text_of(sentence, "caption", where))
-    videos, split = document.entries["videos"], options["split"]
+    videos, split = _objects(document, "videos"), options["split"]
     ids = wanted_ids(document, split) if split else None
     if split and ids is None and not any(video.get("split") == split for video in videos):
         there = ", ".join(sorted({str(video.get("split")) for video in videos}))
@@ -72,6 +80,6 @@ def _whole(document: Document, options: Mapping[str, Any]) -> Table:
         raise UserError(
             f"{document}: {len(absent)} ids of split='{split}' are not in it, e.g. {short(min(absent))}"
         )
-    if all(isinstance(category, int) for category in categories):
+    if all(is_class(category) for category in categories):
         table.labels["category"] = np.array(categories, np.int32)
     return table

@@ -28,7 +28,7 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
     rows, lines = [], []
     for number, text in document.lines:
         row = _LINE.match(text.strip())
-        if not row:
+        if not row or len(row[5] or "") > 6:
             raise UserError(
                 f"{document} line {number}: '{text.strip()}'; expected 'Class/v_Class_g01_c01.avi'"
             )
