@@ -126,6 +126,7 @@ def get_config() -> ConfigDict:
     # Of pixels in [0, 1], applied on the device: three numbers, or the name of a family of models, such as "clip":
     # imagenet | clip (openai) | siglip (half, inception) | kinetics | none, see input_pipeline/normalise.py
     d.mean, d.std = any_type(IMAGENET_MEAN), any_type(IMAGENET_STD)
+    d.decoder = "pyav"  # of videos that are files: pyav | torchcodec | nvdec (the others need their library)
     d.cache = False  # keep decoded videos in memory (uint8, at `cache_size`); for sets that fit
     d.cache_size = 0  # short side of cached frames; 0 = as stored
     d.max_bad_fraction = 0.01  # stop when more of the distinct files than this cannot be decoded

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from input_pipeline import storage
+from input_pipeline.backends import open_video
 from input_pipeline.decode import BadVideo, Video, WindowOf
 
 
@@ -66,17 +67,22 @@ class Media(Protocol):
 
 
 class Files:
-    """Videos that are files of their own, on this machine or elsewhere."""
+    """Videos that are files of their own, on this machine or elsewhere.
 
-    def __init__(self, paths: Sequence[str]):
-        self._paths = paths
+    Args:
+      paths: of the files.
+      decoder: of those on this machine, see `backends`.
+    """
+
+    def __init__(self, paths: Sequence[str], decoder: str = "pyav"):
+        self._paths, self._decoder = paths, decoder
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def open(self, index: int) -> Video:
         path = self._paths[index]
-        return open_part(path, path) if storage.is_remote(path) else Video(path)
+        return open_part(path, path) if storage.is_remote(path) else open_video(path, backend=self._decoder)
 
     def missing(self, indices: Iterable[int]) -> dict[int, str]:
         local = ((i, self._paths[i]) for i in indices)

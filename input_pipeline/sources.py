@@ -78,6 +78,7 @@ class Source:
       spans: seconds from which and to which each sample's video is shown (NaN = all of it), where any has such.
       skipped: index -> reason, of the samples that are left out of training and counted as bad in an evaluation.
       media: what opens the videos; None = they are the files `paths`. Otherwise `paths` are the names that it gives.
+      decoder: the library that decodes videos that are files, see `backends`.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Source:
     spans: Float64[np.ndarray, "n 2"] | None = None
     media: Media | None = None
     skipped: Mapping[int, str] = field(default_factory=dict)
+    decoder: str = "pyav"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -108,7 +110,7 @@ class Source:
     @property
     def store(self) -> Media:
         """What opens the videos."""
-        return Files(self.paths) if self.media is None else self.media
+        return Files(self.paths, self.decoder) if self.media is None else self.media
 
     def open(self, index: int) -> OpenVideo | Part:
         """The video of a sample, or the part of it that is shown; a context manager.

@@ -8,10 +8,12 @@ out: a sample that cannot be shown has mask 0.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from input_pipeline.backends import check_decoder
 from input_pipeline.cache import Cache, CachedVideo, open_cache
 from input_pipeline.check import unreadable
 from input_pipeline.clips import Part
@@ -101,7 +103,10 @@ class Videos:
     ):
         text = data.get("text")
         column = text.column if text else "caption"
-        self.source = source = open_source(spec, data.root, key, column, medium, data.get("skip", ""))
+        decoder = data.get("decoder", "pyav")
+        check_decoder(decoder)
+        source = open_source(spec, data.root, key, column, medium, data.get("skip", ""))
+        self.source = source = replace(source, decoder=decoder)
         self.bad = BadFiles(source, most)
         self._look_for_files()
         self.texts = open_texts(data, source, most if training else 1.0, required=training)
