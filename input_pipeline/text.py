@@ -16,6 +16,7 @@ import numpy as np
 
 from input_pipeline.formats.base import Turns
 from input_pipeline.sources import Source
+from input_pipeline.spec import resolve
 from input_pipeline.tokenizers import Tokenizer, tokenizer_of
 from vfm.errors import UserError
 
@@ -256,6 +257,8 @@ def batch_shapes(data: Any, batch_size: int) -> dict[str, tuple[tuple[int, ...],
         "label": ((batch_size,), np.dtype(np.int32)),
         "id": ((batch_size,), np.dtype(np.int32)),
     } | of_text(batch_size)
+    if data.get("train") and "sources" in resolve(data.train):
+        shapes["source"] = ((batch_size,), np.dtype(np.int32))
     if images:
         shapes |= {
             "image": ((images, 1, side, side, 3), np.dtype(np.uint8)),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import train_batches
+from input_pipeline import batch_shapes, train_batches
 from input_pipeline.order import Order, Turns
 from vfm.errors import UserError
 
@@ -89,6 +89,8 @@ def test_rows_keep_source_and_id_and_have_the_shares_of_their_weights(mixed):
     expected = [("emu" if i % 2 else "cat") if s == 0 else ("cat" if i % 2 else "dog")
                 for s, i in zip(rows["source"], rows["id"], strict=True)]  # fmt: skip
     assert names.tolist() == expected
+    shapes = {name: (array.shape, array.dtype) for name, array in take(mixed, 1)[0].items()}
+    assert batch_shapes(mixed, 8) == shapes
 
 
 def test_temperature_and_weights_change_the_shares(mixed):

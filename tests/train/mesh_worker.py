@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import common
+from vfm.errors import UserError
 from vfm.train import checkpoint, processes, progress, train
 
 ROWS, FRAMES, SIDE, LENGTH = 8, 4, 16, 4
@@ -56,9 +57,23 @@ def config(mesh: tuple[int, ...], steps: int, contrast: bool = False) -> ConfigD
     return c
 
 
+def agree() -> None:
+    """Prints what all processes take over from the first, and what they hear of its mistakes."""
+
+    def fails() -> np.ndarray:
+        raise UserError("too many files are bad")
+
+    print("agreed", processes.from_first(lambda: np.arange(4) % 2 == jax.process_index(), 4).tolist())
+    try:
+        processes.from_first(fails, 4)
+    except UserError as error:
+        print("heard", error)
+
+
 def main() -> None:
     processes.initialize()
     progress.show_logs()
+    agree()
     mesh = tuple(int(size) for size in sys.argv[1].split(","))
     for job in sys.argv[2:]:
         steps, source, target = job.split(":")

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from input_pipeline import write_mp4
-from vfm.train import train
+from vfm.train import sharding, train
+from vfm.train.feed import Feed
 
 GOOD = [i for i in range(20) if i % 3 != 1 or i > 16]  # 1, 4, 7, 10, 13 and 16 are damaged
 STEPS = 10
@@ -129,3 +131,24 @@ def test_a_mixture_is_trained_on_by_the_shares_of_its_weights(config, tmp_path, 
         "data first: 4 samples, planned 1" in caplog.text
         and "all 70 clips were shown as planned" in caplog.text
     )
+
+
+def test_batches_are_on_the_devices_before_a_step_asks_for_them():
+    asked = []
+
+    def batches():
+        for step in range(100):
+            asked.append(step)
+            yield dict(id=np.arange(4) + step)
+
+    mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+    feed = Feed(batches(), sharding.batch_sharding(mesh), 4, 3)
+    end = time.monotonic() + 60
+    while len(asked) < 4 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (
+        len(asked) >= 4 and feed.waited == 0
+    )  # three are ready and a fourth is placed, and nobody has asked
+    batch, ids = next(feed)
+    assert isinstance(batch["id"], jax.Array) and ids.tolist() == [0, 1, 2, 3]
+    feed.close()

@@ -103,6 +103,14 @@ def test_parameters_and_their_moments_are_split_over_the_mesh(runs):
     assert "(2, 16, 32)" in printed["one"]
 
 
+def test_processes_leave_out_the_samples_that_the_first_one_does(runs):
+    _, printed = runs
+    for name in ("one", "two", "second of two"):
+        assert "agreed [True, False, True, False]" in printed[name]
+    assert all("heard too many files are bad" in printed[name] for name in ("one", "two"))
+    assert "heard the first process cannot use the data" in printed["second of two"]
+
+
 def test_only_the_first_process_reports(runs):
     _, printed = runs
     assert "step 4/4" in printed["two"] and "step 4/4" not in printed["second of two"]
