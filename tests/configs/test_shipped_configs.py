@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from vfm import models
-from vfm.train import train
+from vfm import models, objectives, rules
+from vfm.train import checkpoint, train
+from vfm.train import config as configs
+from vfm.train.initial import initial_state
 
 SHIPPED = [
     *("quickstart", "quickstart_mamba"),
@@ -125,6 +127,55 @@ def test_trains_two_steps(spec, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     assert all(0.1 < line["train/loss"] < 20 and line["skipped"] == 0 for line in lines), lines
+
+
+def random_params(config: ConfigDict, seed: int) -> dict:
+    """Parameters of the shapes of a config's objective."""
+    batch = next(batches(0, slice(None)))
+    shapes, _ = jax.eval_shape(objectives.build(config).init, jax.random.key(0), batch)
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: jax.device_put(rng.normal(size=s.shape).astype(s.dtype)), shapes)
+
+
+def save_run(config: ConfigDict, params: dict, folder: Path) -> None:
+    folder.mkdir()
+    configs.save_config(config, folder)
+    checkpoints = checkpoint.Checkpoints(folder, keep=1)
+    checkpoints.save(1, {"params": params})
+    checkpoints.wait()
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "quickstart_stages:",
+        "quickstart_stages:,mamba",
+        *(f"internvideo2:,{size}" for size in ("tiny", "s", "1b")),
+    ],
+)
+def test_each_stage_takes_its_parts_from_the_stages_before_it(spec, tmp_path):
+    name, _, size = spec.partition(":")
+    chain = importlib.import_module(f"configs.{name}").HANDOVER
+    kept = {}
+    for number, (stage, parts) in enumerate(chain.items()):
+        config = load(f"{name}:{stage}{size}")
+        clip = dict(frames=config.model.encoder.frames, tubelet=config.model.encoder.tubelet)
+        config = toy(config)
+        config.model.encoder.update(clip)  # stages differ in their clips' length
+        params = random_params(config, number)
+        for part, source in parts.items():
+            config.init[part] = str(tmp_path / source)
+        state = initial_state(config, tmp_path / stage, None, lambda params=params: {"params": params}, {})
+        for part, source in parts.items():
+            for path, theirs in rules.flatten({part: kept[source][part]}).items():
+                ours = rules.flatten({part: state["params"][part]}).get(path)
+                if ours is not None and ours.shape == theirs.shape:
+                    np.testing.assert_array_equal(ours, theirs)
+                else:
+                    assert path in ("encoder/pos", "encoder/time_pos", "encoder/image_pos")
+        kept[stage] = state["params"]
+        save_run(config, kept[stage], tmp_path / stage)
 
 
 @pytest.mark.parametrize("spec", ["videomae:x", "videomamba:l", "internvideo2:stage1,2b"])
