@@ -52,8 +52,12 @@ class Framing:
     clean: str
 
 
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
 def _canonicalize(text: str) -> str:
-    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+    # An underscore stands for a space, as in names of classes (big_vision).
+    return " ".join(text.replace("_", " ").lower().translate(_NO_PUNCTUATION).split())
 
 
 def _as_clip(text: str) -> str:
