@@ -58,6 +58,8 @@ class contrast:  # noqa: N801 - parts are named as configs write them
             raise UserError(
                 f"config.objective.losses={self.weights}: expected weights from 0 up, one of them above 0"
             )
+        # A micro-batch has fewer pairs, and with them fewer negatives, than the batch.
+        self.contrasts = bool(self.weights["vtc"] or self.weights["vtm"])
         run_time = dict(precision=config.precision, remat=config.remat, unroll=config.unroll)
         self.encoder = models.build(config.model.encoder, **run_time)
         self.pool = models.build(o.pool, **run_time)
