@@ -11,6 +11,11 @@ stage2: contrast with text, matching and masked words. stage3: a language model 
     python main.py --config configs/internvideo2.py:stage1,tiny --config.teachers.mae.run=runs/quickstart \\
         --workdir runs/tiny
 
+stage2 and stage3 of tiny need a tokenizer of the data set's captions, once:
+
+    python -m scripts.train_tokenizer data/digits/train.csv --out data/digits/captions.model \\
+        --kind bpe --vocab_size 128
+
 Batches, rates and schedules are those of the released scripts; ti, for which there is none, trains as s. How the
 released runs sample frames is not known for certain; here it is every second of 32 (1b, 6b) or every fourth.
 1b and 6b name their meshes (128 and 256 devices); elsewhere set --config.mesh.data=-1 --config.mesh.fsdp=N.
@@ -148,6 +153,8 @@ def stage2(c: ConfigDict, size: str) -> ConfigDict:
         return c
     c.data.frames, c.data.sampling = 4, "sparse"
     c.model.text = ConfigDict(dict(name="bert", size="l", vocab_size=30522, fusion_layer=19, dropout=0.1))
+    # The contrast is over the whole batch: its towers see it in parts.
+    c.objective.chunks, c.accumulate = c.accumulate, 1
     c.batch_size, c.total_epochs, c.optim.warmup = 4096, 10.0, "1 epochs"
     c.optim.lr, c.optim.lr_scaling, c.optim.min_lr = 5e-5, False, 5e-7
     return c
@@ -156,7 +163,8 @@ def stage2(c: ConfigDict, size: str) -> ConfigDict:
 def stage3(c: ConfigDict, size: str) -> ConfigDict:
     """Instruction tuning as VideoChat2's: encoder, Q-Former and a language model with adapters."""
     c.model.encoder = ConfigDict(encoder(size, 8))
-    c.init.allow = (r"encoder/image_pos",)
+    # Adapters are new where the language model is taken from a run; scripts/convert.py makes one of LLaMA.
+    c.init.allow = (r"encoder/image_pos", r"lm/.*/lora_[ab]")
     c.objective = ConfigDict(common.next_token())
     c.optim.lr_rules = common.language_model_rates("lora")
     if size == "tiny":

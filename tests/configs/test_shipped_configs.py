@@ -12,6 +12,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from vfm import models, objectives, rules
+from vfm.errors import UserError
 from vfm.train import checkpoint, train
 from vfm.train import config as configs
 from vfm.train.initial import initial_state
@@ -83,6 +84,7 @@ def toy(config: ConfigDict) -> ConfigDict:
         shrink_distillation(config)
     if config.data.text.tokenizer:
         config.data.text.tokenizer, config.data.text.length = "bytes", 8
+    config.init.lm = ""  # no published checkpoint here
     for name in config.teachers:
         config.teachers[name].run = ""
     if "decoder" in config.objective:
@@ -209,10 +211,22 @@ def test_internvideo2s_encoders_have_the_published_parameter_counts(size, parame
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == parameters
 
 
+@pytest.mark.parametrize(
+    "spec, hint", [("internvideo2:stage2,1b", "objective.chunks=2"), ("coca", "remat=full")]
+)
+def test_a_contrast_among_micro_batches_is_refused(spec, hint, tmp_path):
+    config = toy(load(spec))
+    config.accumulate = 2
+    with pytest.raises(UserError, match=f"2 pairs of a micro-batch, not the batch's 4; .*{hint}"):
+        train(config, tmp_path, batches=batches)
+
+
 def test_internvideo2s_recipes():
     large, small = load("internvideo2:stage1,1b"), load("internvideo2:stage1,b")
     assert large.batch_size == 4096 and large.teachers.clip.per_frame and large.teachers.clip.run is None
     assert {name: head.target.teacher for name, head in large.objective.heads.items()} == dict(
         middle="clip", final="clip", mae="mae"
     )
+    aligned = load("internvideo2:stage2,1b")
+    assert aligned.batch_size == 4096 and (aligned.accumulate, aligned.objective.chunks) == (1, 4)
     assert small.objective.mask.per == "clip" and small.objective.heads.middle.target.interval == 3.34

@@ -28,6 +28,14 @@ from vfm.ops import positions
 FAMILIES = ("internvideo2",)
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    if "vision_encoder" in names.config:
+        return internvideo2_stage2.parts(names)
+    spec = spec_of(names.config, names.tensors)
+    return {"encoder": spec.encoder, "pool": spec.pool}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     if "vision_encoder" in names.config:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vfm import rules
+from vfm import models, rules
 from vfm.errors import UserError
 from vfm.ops import positions
 from vfm.train import checkpoint
@@ -27,6 +27,8 @@ Grid = tuple[int, int, int]
 # add or remove parameters (LayerScale), the report of these says so.
 FREE = ("drop_path", "size", "init", "layer_scale")
 LEARNED = ("learned", "learned_from_sincos")  # positions that differ in their initial values alone
+FREE_LM = ("size", "vocab_size", "lora_rank", "lora_alpha")
+SIZES = ("width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim")  # 0 = those of the named size
 NATIVE = ("frames", "image_size")  # keys that learned position tables are resampled over
 
 
@@ -60,6 +62,8 @@ def take_part(part: str, run: str, params: dict, config: ConfigDict) -> dict:
     if part not in stored:
         raise UserError(f"{key}: the checkpoint has no part '{part}', it has {', '.join(stored)}")
     source, target = (rules.flatten({part: tree[part]}) for tree in (stored, params))
+    if part == "lm":
+        check_same_lm(key, configs.load_config(run).model.lm, config.model.lm)
     if part == "encoder":
         there = configs.load_config(run)
         check_same_encoder(key, there.model.encoder, config.model.encoder)
@@ -98,7 +102,7 @@ def _report(key: str, part: str, run: str, step: int, target: dict, source: dict
 
 def check_same_encoder(key: str, there: ConfigDict, here: ConfigDict) -> None:
     """Equal shapes are not yet an equal encoder: heads, positions and norms have none."""
-    changed = configs.differences(there, here)
+    changed = configs.differences(_with_sizes(there), _with_sizes(here))
     free = (*FREE, *NATIVE) if str(here.get("positions", "")).startswith("learned") else FREE
     other = {
         name: pair
@@ -117,6 +121,28 @@ def check_same_encoder(key: str, there: ConfigDict, here: ConfigDict) -> None:
         raise UserError(
             f"{key} is another encoder: {listed}; make config.model.encoder agree with that run's{hint}"
         )
+
+
+def check_same_lm(key: str, there: ConfigDict, here: ConfigDict) -> None:
+    """The same for a language model: heads, rotations and activations have no shapes that would tell."""
+    changed = configs.differences(_with_sizes(there), _with_sizes(here))
+    other = {name: pair for name, pair in changed.items() if name not in FREE_LM and None not in pair}
+    if other:
+        listed = "; ".join(f"{name} is {was!r} there, {now!r} here" for name, (was, now) in other.items())
+        raise UserError(
+            f"{key} is another language model: {listed}; make config.model.lm agree with that run's config.json"
+        )
+
+
+def _with_sizes(part: ConfigDict) -> ConfigDict:
+    """A part's keys with the numbers that its named size stands for."""
+    keys = part.to_dict()
+    if keys["name"] not in ("vit", "mamba", "lm"):
+        return part
+    network = models.build(keys | ({"vocab_size": 1} if "vocab_size" in keys else {}))
+    return ConfigDict(
+        keys | {name: getattr(network, name) for name in SIZES if name in keys and hasattr(network, name)}
+    )
 
 
 def _same_parameters(name: str, pair: tuple) -> bool:
