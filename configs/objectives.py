@@ -15,8 +15,9 @@ def contrast(**changes) -> dict:
     return (
         dict(
             name="contrast",
-            # Weights of contrast, video-text matching and masked language modelling.
-            losses=dict(vtc=1.0, vtm=0.0, mlm=0.0),
+            # Weights of contrast, video-text matching, masked language modelling and alignment with `teachers`.
+            losses=dict(vtc=1.0, vtm=0.0, mlm=0.0, uta=0.0),
+            heads={},  # of uta: what is aligned, by name: layer_head(), pooled_head()
             kind="infonce",  # of contrast: infonce | sigmoid (SigLIP)
             directions="mean",  # of infonce's two: mean (CLIP) | sum (Frozen in Time, EgoVLP)
             positives="text_id",  # batch key whose equal values make pairs positives of each other; "" = none
