@@ -218,6 +218,13 @@ def test_visible_tokens_are_aligned_with_a_teacher_in_the_same_pass(pairs, follo
     np.testing.assert_allclose(metrics["uta"][0], expected, rtol=1e-5)
 
 
+def test_an_image_is_never_the_video_of_its_number(pairs):
+    batch = pairs.batch(images=4)
+    batch["image_id"] = batch["id"][:4]
+    media = objectives.build(pairs.config(positives="id"))._media(batch)
+    assert not set(np.asarray(media["video"]["positive"])) & set(np.asarray(media["image"]["positive"]))
+
+
 def test_negatives_are_never_positives_and_rows_without_any_drop_out():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)) * 30)
     ids = jnp.array([5, 5, 6, 7])

@@ -206,7 +206,9 @@ class contrast:  # noqa: N801 - parts are named as configs write them
             )
             media["image"]["id"] = batch.get("image_id", jnp.arange(rows, dtype=jnp.int32))
             if positives:
-                media["image"]["positive"] = batch[f"image_{positives}"]
+                same = batch[f"image_{positives}"]
+                # Both sources number their samples from 0: an image is never the video of its number.
+                media["image"]["positive"] = -1 - same if positives == "id" else same
         return media
 
     def _embed(self, params: dict, medium: str, rows: dict[str, Array], rng: PRNGKeyArray, teacher) -> Pairs:
