@@ -162,8 +162,10 @@ def get_config() -> ConfigDict:
     k.keep_every = ""  # duration; checkpoints at its multiples stay for ever; "" = none
     c.init = i = ConfigDict()  # where parameters start from, when there is nothing to resume
     i.run = ""  # continue from another run's checkpoint: all parameters and the optimiser; steps count from 0
-    for part in PARTS:  # or take single parts of the parameters, each from a run's folder
-        i[part] = ""
+    for (
+        part
+    ) in PARTS:  # or take single parts of the parameters, each from a run's folder; "" = new, from the seed
+        i[part] = placeholder(str)
     i.allow = ()  # regexes of parameters that may be missing or unused when parts are taken
 
     c.max_bad_steps = 10  # consecutive updates that may be skipped as not finite before the run stops

@@ -15,6 +15,7 @@ from eval import controls, features
 from eval.model import Model
 from eval.progress import Bar
 from input_pipeline import Source
+from input_pipeline.text import has_words
 from vfm.errors import UserError
 
 
@@ -37,7 +38,7 @@ class Clips:
         """The captions of a sample that hold a word."""
         if not self.source.captions:
             return ()
-        return tuple(text for text in self.source.captions[index] if text.strip())
+        return tuple(text for text in self.source.captions[index] if has_words(text))
 
     def classes(self, task: str) -> tuple[Int[np.ndarray, " n"], list[str]]:
         """The labels of all samples and the names of the classes.
