@@ -116,7 +116,9 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
                 "train the stage again, or give another --workdir"
             )
         for source, known in sources.items():
-            problem = unfinished(options.workdir / source) or ("" if known else "it was not trained by this chain")
+            problem = unfinished(options.workdir / source) or (
+                "" if known else "it was not trained by this chain"
+            )
             if problem:
                 raise UserError(f"{stage} takes parts of {source}: {problem}; train {source} first")
         _write(options.workdir, record | {stage: wanted})
