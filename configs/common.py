@@ -119,7 +119,9 @@ def get_config() -> ConfigDict:
     # decoder (bilinear with antialias, by far the fastest) | bilinear | bicubic | bilinear_antialias |
     # bicubic_antialias: the last four are torch's, bit for bit, of whole decoded frames
     d.resize = "decoder"
-    d.short_side = 0  # that frames are resized to before central and evaluation crops: 256 for 224, ...; 0 = size
+    d.short_side = (
+        0  # that frames are resized to before central and evaluation crops: 256 for 224, ...; 0 = size
+    )
     d.flip = False  # horizontal, with probability .5; not where left and right matter (Something-Something)
     d.augment = ConfigDict(augment())
     d.clips_per_video = 1  # repeated augmentation: clips drawn from one decoded video
@@ -206,8 +208,10 @@ def get_config() -> ConfigDict:
     k.keep_every = ""  # duration; checkpoints at its multiples stay for ever; "" = none
     c.init = i = ConfigDict()  # where parameters start from, when there is nothing to resume
     i.run = ""  # continue from another run's checkpoint: all parameters and the optimiser; steps count from 0
-    for part in PARTS:  # or take single parts of the parameters, each from a run's folder
-        i[part] = ""
+    for (
+        part
+    ) in PARTS:  # or take single parts of the parameters, each from a run's folder; "" = new, from the seed
+        i[part] = placeholder(str)
     i.allow = ()  # regexes of parameters that may be missing or unused when parts are taken
 
     c.max_bad_steps = 10  # consecutive updates that may be skipped as not finite before the run stops

@@ -7,9 +7,17 @@ parameters, frame by frame, whose pooling attention also draws the mask, and Vid
 1b. tiny: the quickstart's encoder. Teachers are runs of their own: --config.teachers.NAME.run=DIR.
 stage2: contrast with text, matching and masked words. stage3: a language model tells what the encoder sees.
 
+With ",uta" behind the size the second stage goes on learning from a teacher, as Unmasked Teacher's does; InternVideo2's
+released one does not. Its teacher is --config.teachers.clip.run=DIR: stage 1's clip teacher, for tiny stage 1 itself.
+
     python main.py --config configs/internvideo2.py:stage1,1b --dry_run
     python main.py --config configs/internvideo2.py:stage1,tiny --config.teachers.mae.run=runs/quickstart \\
         --workdir runs/tiny
+
+stage2 and stage3 of tiny need a tokenizer of the data set's captions, once:
+
+    python -m scripts.train_tokenizer data/digits/train.csv --out data/digits/captions.model \\
+        --kind bpe --vocab_size 128
 
 Batches, rates and schedules are those of the released scripts; ti, for which there is none, trains as s. How the
 released runs sample frames is not known for certain; here it is every second of 32 (1b, 6b) or every fourth.
@@ -34,12 +42,13 @@ POOL = dict(name="attention_pool", width=768, heads=16)
 
 
 def get_config(arg: str = "stage1") -> ConfigDict:
-    stage, _, size = arg.partition(",")
+    stage, _, rest = arg.partition(",")
+    size, _, aligned = rest.partition(",")
     size = size or "1b"
-    if stage not in STAGES or size not in SIZES:
+    if stage not in STAGES or size not in SIZES or aligned not in ("", "uta"):
         raise ValueError(
             f"configs/internvideo2.py:{arg}: no such stage or size; choose one of {', '.join(STAGES)}, then a comma "
-            f"and one of {', '.join(SIZES)}"
+            f"and one of {', '.join(SIZES)}, then perhaps ',uta'"
         )
     c = common.get_config()
     c.checkpoint.every = "5%"
@@ -53,7 +62,8 @@ def get_config(arg: str = "stage1") -> ConfigDict:
             c.precision = "bfloat16"
             c.mesh = ConfigDict(MESHES[size])
             c.accumulate = 4  # 8 (1b) and 2 (6b) clips a device at a time
-    return {"stage1": stage1, "stage2": stage2, "stage3": stage3}[stage](c, size)
+    c = {"stage1": stage1, "stage2": stage2, "stage3": stage3}[stage](c, size)
+    return align(c, size) if stage == "stage2" and aligned else c
 
 
 def encoder(size: str, frames: int, **changes) -> dict:
@@ -131,7 +141,9 @@ def stage2(c: ConfigDict, size: str) -> ConfigDict:
     """Contrast with text, video-text matching and masked words; encoder and pool come from stage 1."""
     c.model.encoder = ConfigDict(encoder(size, 8 if size == "tiny" else 4, image_positions="own"))
     c.init.allow = (r"encoder/image_pos",)
-    c.objective = ConfigDict(common.contrast(losses=dict(vtc=1.0, vtm=1.0, mlm=1.0), pool=pool(size)))
+    c.objective = ConfigDict(
+        common.contrast(losses=dict(vtc=1.0, vtm=1.0, mlm=1.0, uta=0.0), pool=pool(size))
+    )
     c.objective.temperature = ConfigDict(
         dict(kind="temperature", init=0.07, low=0.001, high=0.5, learned=True)
     )
@@ -148,15 +160,42 @@ def stage2(c: ConfigDict, size: str) -> ConfigDict:
         return c
     c.data.frames, c.data.sampling = 4, "sparse"
     c.model.text = ConfigDict(dict(name="bert", size="l", vocab_size=30522, fusion_layer=19, dropout=0.1))
+    # The contrast is over the whole batch: its towers see it in parts.
+    c.objective.chunks, c.accumulate = c.accumulate, 1
     c.batch_size, c.total_epochs, c.optim.warmup = 4096, 10.0, "1 epochs"
     c.optim.lr, c.optim.lr_scaling, c.optim.min_lr = 5e-5, False, 5e-7
+    return c
+
+
+def align(c: ConfigDict, size: str) -> ConfigDict:
+    """The second stage with its visible tokens aligned with a teacher's, which also says which ones are visible."""
+    per_frame = size in LARGE
+    if per_frame:
+        clip = encoder("6b", 1, layer_scale=0.1, drop_path=0.0)
+    else:
+        clip = encoder("tiny" if size == "tiny" else "1b", 8, drop_path=0.0)
+    c.teachers.clip = ConfigDict(common.teacher(encoder=clip, pool=pool(size), per_frame=per_frame))
+    head = common.layer_head("clip", 2 if size == "tiny" else 6, norm="none", cls=True)
+    if size not in (*LARGE, "tiny"):
+        head["target"]["interval"] = 3.34
+    c.objective.losses.uta, c.objective.heads = 1.0, ConfigDict(dict(middle=head))
+    for name in ("mask", "image_mask"):
+        c.objective[name] = ConfigDict(
+            dict(
+                name="teacher_attention",
+                teacher="clip",
+                ratio=c.objective[name].ratio,
+                per="frame" if per_frame else "clip",
+            )
+        )
     return c
 
 
 def stage3(c: ConfigDict, size: str) -> ConfigDict:
     """Instruction tuning as VideoChat2's: encoder, Q-Former and a language model with adapters."""
     c.model.encoder = ConfigDict(encoder(size, 8))
-    c.init.allow = (r"encoder/image_pos",)
+    # Adapters are new where the language model is taken from a run; scripts/convert.py makes one of LLaMA.
+    c.init.allow = (r"encoder/image_pos", r"lm/.*/lora_[ab]")
     c.objective = ConfigDict(common.next_token())
     c.optim.lr_rules = common.language_model_rates("lora")
     if size == "tiny":

@@ -22,13 +22,16 @@ def contrast(**changes) -> dict:
     return (
         dict(
             name="contrast",
-            # Weights of contrast, video-text matching and masked language modelling.
-            losses=dict(vtc=1.0, vtm=0.0, mlm=0.0),
+            # Weights of contrast, video-text matching, masked language modelling and alignment with `teachers`.
+            losses=dict(vtc=1.0, vtm=0.0, mlm=0.0, uta=0.0),
+            heads={},  # of uta: what is aligned, by name: layer_head(), pooled_head()
             kind="infonce",  # of contrast: infonce | sigmoid (SigLIP)
             directions="mean",  # of infonce's two: mean (CLIP) | sum (Frozen in Time, EgoVLP)
             positives="text_id",  # batch key whose equal values make pairs positives of each other; "" = none
             loss_chunk=0,  # columns of the similarity matrix that are in memory at a time; 0 = all
-            chunks=1,  # parts of the batch that the towers see one by one, each computed twice (GradCache)
+            # Parts of the batch that the towers see one by one, each computed twice (GradCache). It saves memory as
+            # `accumulate` does elsewhere, which here would leave each pair only its micro-batch's negatives: an error.
+            chunks=1,
             # Temperatures, whatever is learned: "log_scale", its inverse's log, or the "temperature" itself.
             # CLIP: log_scale .07 in [.01, 1]; UMT, InternVideo2: temperature .07 in [.001, .5]; ViCLIP: temperature .01
             # from .01 up; Frozen in Time: fixed .05; SigLIP: log_scale .1 without bounds. high=0: no upper bound.

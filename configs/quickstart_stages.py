@@ -1,10 +1,13 @@
 """The three stages, small: `configs/quickstart_stages.py:stage1|stage2|stage3[,mamba]`, on the embedded data set.
 
 stage1: masked video modelling, the quickstart. stage2: the encoder is aligned with captions. stage3: a small language
-model learns to tell what the encoder sees. `make quickstart-full` trains and measures them all.
+model learns to tell what the encoder sees. `make quickstart-full` trains and measures them all. Stages by themselves
+need the data set and a tokenizer of its captions, once:
 
-    python -m scripts.stages --config configs/quickstart_stages.py --workdir runs/stages \\
-        --config.data.text.tokenizer=data/digits/captions.model
+    python -m input_pipeline.embedded data/digits
+    python -m scripts.train_tokenizer data/digits/train.csv --out data/digits/captions.model \\
+        --kind bpe --vocab_size 128
+    python -m scripts.stages --config configs/quickstart_stages.py --workdir runs/stages
 """
 
 from ml_collections import ConfigDict

@@ -3,6 +3,7 @@
 Axes: N clips, P tokens of a prompt, L of a caption.
 """
 
+import functools
 from collections import Counter
 from pathlib import Path
 
@@ -51,19 +52,29 @@ def decoding(model: Model, config: ConfigDict) -> dict:
 
 
 def generate(
-    model: Model, video: np.ndarray | None, prompt: list[int], options: dict, seed: int = 0
+    model: Model,
+    video: np.ndarray | None,
+    prompt: list[int],
+    options: dict,
+    seed: int,
+    ids: Int[np.ndarray, "B"],
 ) -> Int[np.ndarray, "B L"]:
-    """Ids behind a prompt, in one compiled function for each shape; `video` None = blind."""
+    """Ids behind a prompt, in one compiled function for each shape; `video` None = blind, of which there is one row.
+
+    What nucleus sampling draws for a clip depends on the seed and its id, not on the batch that it is in.
+    """
     key = ("generate", tuple(prompt), tuple(sorted(options.items())))
     if key not in model._compiled:
         nucleus = options["method"] == "nucleus"
 
-        def call(params, video, rng):
-            more = {"rng": rng} if nucleus else {}
+        def call(params, video, seed, ids):
+            key = jax.random.key(seed)
+            more = {"rng": jax.vmap(functools.partial(jax.random.fold_in, key))(ids)} if nucleus else {}
             return model.objective.generate(params, video, np.asarray(prompt, np.int32), **options, **more)
 
         model._compiled[key] = jax.jit(call)
-    return np.asarray(model._compiled[key](model.params, video, jax.random.key(seed)))
+    ids = ids[:1] if video is None else ids[: len(video)]
+    return np.asarray(model._compiled[key](model.params, video, seed, ids.astype(np.uint32)))
 
 
 def write(
@@ -85,10 +96,10 @@ def write(
             # All clips are one.
             if "blind" not in said:
                 blank = None if config.captions.blind == "nothing" else np.ascontiguousarray(video[:1, 0])
-                said["blind"] = generate(model, blank, prompt, options, config.seed)[:1]
+                said["blind"] = generate(model, blank, prompt, options, config.seed, ids)[:1]
             return np.repeat(said["blind"], len(video), axis=0)
         # A caption is of one view: the first.
-        return generate(model, np.ascontiguousarray(video[:, 0]), prompt, options, config.seed)
+        return generate(model, np.ascontiguousarray(video[:, 0]), prompt, options, config.seed, ids)
 
     found, ids = text_clips.over_clips(model, clips, config, work, quiet, f"{model.name}: captions")
     texts = {name: [model.tokenizer.decode(r).strip() for r in rows] for name, rows in found.items()}

@@ -65,17 +65,21 @@ def from_captions(clips: Clips, options: int, seed: int) -> list[Question]:
         return " ".join(text.lower().split())
 
     mine = {int(i): {words(c) for c in clips.captions(i)} for i in clips.chosen}
-    pool = list(dict.fromkeys(words(clips.captions(i)[0]) for i in clips.chosen))
+    pool = {}  # by their words, so that capitals and spaces make no two of one
+    for i in clips.chosen:
+        caption = clips.captions(i)[0]
+        pool.setdefault(words(caption), caption)
+    known = list(pool)
     out = []
     for i in map(int, clips.chosen):
         rng = np.random.default_rng((seed, i))
-        others = [pool[k] for k in rng.permutation(len(pool)) if pool[k] not in mine[i]][: options - 1]
+        found = [known[k] for k in rng.permutation(len(known)) if known[k] not in mine[i]]
+        others = [pool[caption] for caption in found[: options - 1]]
         if len(others) < options - 1:
             raise UserError(
                 f"config.choice.options={options}: '{clips.spec}' has only {len(others) + 1} different captions"
             )
-        right = words(clips.captions(i)[0])
-        out.append(_shuffled(i, "", right, others, "captions", rng))
+        out.append(_shuffled(i, "", clips.captions(i)[0], others, "captions", rng))
     return out
 
 
@@ -111,7 +115,7 @@ def from_file(clips: Clips, file: str) -> tuple[list[Question], list[str]]:
     place = {os.path.normpath(path): i for i, path in enumerate(clips.source.paths)}
     root = folder_of(clips.spec)
     out, missing = [], []
-    for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(Path(file).read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
             continue
         where = f"{file} line {number}"
@@ -281,7 +285,7 @@ def _by_likelihood(
             blind.update(zip(new, _likelihoods(model, config, None, new), strict=True))
             scores = [blind[pair] for pair in pairs]
         else:
-            scores = _likelihoods(model, config, video[[b for b, _, _ in asked], 0], pairs)
+            scores = _likelihoods(model, config, video[:, 0], pairs, [b for b, _, _ in asked])
         for (_, k, o), score in zip(asked, scores, strict=True):
             table[control][k, o] = score
         return np.zeros(len(ids))
@@ -293,15 +297,19 @@ def _by_likelihood(
 
 
 def _likelihoods(
-    model: Model, config: ConfigDict, video: np.ndarray | None, pairs: list[tuple[str, str]]
+    model: Model,
+    config: ConfigDict,
+    video: np.ndarray | None,
+    pairs: list[tuple[str, str]],
+    places: list[int] | None = None,
 ) -> Float[np.ndarray, " n"]:
-    """Of (question, answer) pairs, each about its own clip; `video` None = blind. Calls have one size."""
+    """Of (question, answer) pairs, each about the clip at its place; `video` None = blind. Calls have one size."""
     out = [np.zeros(0)]
     for first in range(0, len(pairs), config.batch_size):
         part = slice(first, first + config.batch_size)
         rows = [_layout_rows(model, question, [option]) for question, option in pairs[part]]
         arrays = [padded(np.concatenate(x), config.batch_size) for x in zip(*rows, strict=True)]
-        shown = None if video is None else padded(np.ascontiguousarray(video[part]), config.batch_size)
+        shown = None if video is None else padded(video[places[part]], config.batch_size)
         found = np.asarray(model.call("likelihood", shown, *arrays), np.float64)[: len(rows)]
         tokens = (arrays[1] & arrays[2]).sum(axis=1)[: len(rows)]
         out.append(found / np.maximum(tokens, 1) if config.choice.normalise == "mean" else found)
@@ -325,7 +333,7 @@ def _open_answers(
             room = max(model.layout.length - len(prompt), 1)
             mine = options | {"length": config.captions.length or room}
             shown = None if control == "blind" else np.ascontiguousarray(video[:, 0])
-            rows = generate(model, shown, prompt, mine, config.seed)
+            rows = generate(model, shown, prompt, mine, config.seed, ids)
             rows = np.repeat(rows[:1], len(ids), axis=0) if control == "blind" else rows
             for index, ids_of in zip(ids.tolist(), rows, strict=True):
                 said[control][index, question] = model.tokenizer.decode(ids_of).strip()

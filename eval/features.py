@@ -10,19 +10,18 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 import input_pipeline
+from eval import controls
 from eval.encoder import FrozenEncoder, digest
+from eval.feature_set import FeatureSet, check_single
 from eval.progress import Bar
-from input_pipeline.labels import MultiLabel
 from input_pipeline.spec import Spec, describe, folder_of
 from input_pipeline.spec import sibling as spec_of_sibling
 from vfm import models, ops
@@ -34,84 +33,6 @@ HOW_FAST = frozenset(
     {"max_bad_fraction", "workers", "threads", "prefetch"}
 )  # data keys without effect on features
 ROWS_OF_CALL = 64  # clips x views that go through the encoder at once, at most
-
-
-@dataclass
-class FeatureSet:
-    """Features of one encoder on one split, with the clips' labels."""
-
-    pooled: dict[str, Float[np.ndarray, "N V D"]]  # by pooling: mean, and cls where there is one
-    tokens: Float[np.ndarray, "N V T D"] | None
-    columns: dict[str, Int[np.ndarray, " N"]]  # label columns
-    ids: Int[np.ndarray, " N"]  # index of each clip in its source
-    label_names: dict[str, list[str]] = field(default_factory=dict)
-    bad_files: list[dict] = field(default_factory=list)
-    words: dict[str, list[str]] = field(default_factory=dict)  # text columns, a text for each clip
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def pooling(self, name: str) -> Float[np.ndarray, "N V D"]:
-        """Pooled features.
-
-        Raises:
-          UserError: the encoder has no such token.
-        """
-        if name not in self.pooled:
-            raise UserError(
-                f"config.pooling='{name}': this encoder offers {', '.join(sorted(self.pooled))}; choose one of them"
-            )
-        return self.pooled[name]
-
-    def labels(self, name: str) -> Int[np.ndarray, " N"]:
-        """One column as classes; words are classes in sorted order (`class_names`).
-
-        Raises:
-          UserError: there is none of that name.
-        """
-        check_column(name, self.columns, self.words, "the data")
-        if name in self.columns:
-            return self.columns[name]
-        return np.unique(self.words[name], return_inverse=True)[1].astype(np.int32)
-
-    def class_names(self, name: str) -> list[str] | None:
-        """Names of the classes of a column, where they are known.
-
-        Raises:
-          UserError: there is no such column.
-        """
-        check_column(name, self.columns, self.words, "the data")
-        if name in self.columns:
-            return self.label_names.get(name)
-        return sorted(set(self.words[name]))
-
-
-def check_column(name: str, columns: Iterable[str], words: Iterable[str], spec: str) -> None:
-    """There is a column of that name.
-
-    Raises:
-      UserError: there is none.
-    """
-    has = {*columns, *words} - {"caption"}
-    if name not in has:
-        raise UserError(
-            f"config.tasks or config.data.group: '{name}' is no label column of {spec}; it has: "
-            f"{', '.join(sorted(has)) or 'none'} (a column of integers or names in the CSV)"
-        )
-
-
-def check_single(name: str, source: input_pipeline.Source) -> None:
-    """There is a column of that name, with one class for each clip.
-
-    Raises:
-      UserError: there is none, or its clips have several.
-    """
-    check_column(name, source.labels, source.words, f"'{source.name}'")
-    if isinstance(source.labels.get(name), MultiLabel):
-        raise UserError(
-            f"config.tasks: clips of '{source.name}' have several classes of '{name}' each, and this evaluation knows "
-            f"one; choose another column"
-        )
 
 
 def sibling(spec: Spec, split: str) -> Spec:
@@ -248,8 +169,9 @@ def _fill(
     with_tokens: bool,
     title: str,
     quiet: bool,
+    control: str,
 ) -> None:
-    """One pass over the data through all encoders."""
+    """One pass over the data through all encoders, with the clips under a control."""
     writers: dict[str, dict[str, _Writer]] = {e.name: {} for e in encoders}
     kept: dict[str, list[np.ndarray]] = {}
     bar = Bar(batches.num_examples, title, "clips", quiet)
@@ -260,7 +182,10 @@ def _fill(
                 kept.setdefault(key, []).append(np.asarray(value)[valid])
         for encoder in encoders:
             # Padding goes through the network, so that every call has one shape, and is dropped here.
-            tokens, mean, cls = (None if x is None else x[valid] for x in _encode(encoder, batch["video"]))
+            video = controls.apply(
+                control, np.asarray(batch["video"]), np.asarray(batch["id"]), 0, encoder.config.data.mean
+            )
+            tokens, mean, cls = (None if x is None else x[valid] for x in _encode(encoder, video))
             _check(encoder.name, tokens, batch["id"][valid], dtype)
             parts = {"mean": (mean, "float32"), "cls": (cls, "float32")}
             parts["tokens"] = (tokens if with_tokens else None, dtype)
@@ -319,8 +244,12 @@ def extract(
     title: str = "features",
     quiet: bool = False,
     loading: Mapping[str, Any] | None = None,
+    control: str = "none",
 ) -> dict[str, FeatureSet]:
     """Features of all encoders on one source; only what the cache lacks is computed, in one pass for runs alike.
+
+    Args:
+      control: what is done to the clips, one of `eval.controls.CONTROLS`.
 
     Raises:
       UserError: nothing is readable, features are not finite, or the disk is full.
@@ -329,7 +258,7 @@ def extract(
     for encoder in encoders:
         configs[encoder.name] = config = data_config(encoder.config, spec, root, loading)
         source = sources[encoder.name] = input_pipeline.open_source(spec, config.root, "config.data")
-        how = [list(views), dtype, with_tokens]
+        how = [list(views), dtype, with_tokens, *([] if control == "none" else [control])]
         keys[encoder.name] = _key(encoder, config, _source_state(source), how)
     missing = [e for e in encoders if not (cache / keys[e.name] / "meta.json").exists()]
     for group in _alike(missing, configs):
@@ -341,7 +270,7 @@ def extract(
             with input_pipeline.eval_batches(
                 config, spec, batch_size=batch_size, views=tuple(views)
             ) as batches:
-                _fill(drafts, group, batches, dtype, with_tokens, title, quiet)
+                _fill(drafts, group, batches, dtype, with_tokens, title, quiet, control)
             for encoder in group:
                 shutil.rmtree(cache / keys[encoder.name], ignore_errors=True)
                 drafts[encoder.name].rename(cache / keys[encoder.name])
@@ -377,13 +306,18 @@ def check(config: ConfigDict, encoders: list[FrozenEncoder], specs: dict[str, Sp
 def collect(
     encoders: list[FrozenEncoder], config, cache: Path, specs: dict[str, Spec], quiet: bool = False
 ) -> dict[str, dict[str, FeatureSet]]:
-    """Features by encoder and split; what is judged in the views of the config, training clips in one."""
+    """Features by encoder and split; what is judged in the views of the config, training clips in one.
+
+    Test clips under a control are a split of their own, called "test/CONTROL".
+    """
     by_group = config.protocol == "leave_one_group_out"
     out: dict[str, dict] = {e.name: {} for e in encoders}
-    for split, spec in specs.items():
+    altered = [] if by_group else [("test", name) for name in config.controls if name != "none"]
+    for split, control in [(split, "none") for split in specs] + altered:
+        key = split if control == "none" else f"{split}/{control}"
         found = extract(
             encoders,
-            spec,
+            specs[split],
             cache=cache,
             root=config.data.root,
             views=tuple(config.views) if by_group or split != "train" else (1, 1),
@@ -391,11 +325,12 @@ def collect(
             dtype=config.feature_dtype,
             with_tokens="attentive" in config.probes and not by_group,
             loading=config.data,
-            title=f"features of {split}",
+            title=f"features of {key}",
             quiet=quiet,
+            control=control,
         )
         for name, one in found.items():
-            out[name][split] = one
+            out[name][key] = one
     return out
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from eval import knn, labels, results
-from eval.features import FeatureSet
+from eval.feature_set import FeatureSet
 from vfm.errors import UserError
 
 

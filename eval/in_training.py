@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from eval import features, protocol
+from eval import features, protocol, results
 from eval.encoder import FrozenEncoder
 from vfm.errors import UserError
 from vfm.train import checkpoint
@@ -65,6 +65,6 @@ def evaluator(config: ConfigDict) -> Callable[[int, Any], dict[str, float]] | No
             rows, *_ = protocol.run(sets, probes, {}, quiet=True)
         finally:
             shutil.rmtree(cache, ignore_errors=True)
-        return {f"eval/{r['task']}/{r['probe']}/{r['labels']}": r["accuracy"] for r in rows}
+        return {"eval" + results.key(r).removeprefix("in_training"): r["accuracy"] for r in rows}
 
     return evaluate

@@ -20,8 +20,8 @@ TOLERANCE = 1e-5
 Numbers = dict[str, np.ndarray | float]
 
 
-def optional(name: str) -> str:
-    """Why an output may be left out on this machine; "" if it may not."""
+def optional(golden: Golden, name: str) -> str:
+    """Why an output may be left out; "" if it may not."""
     return meteor.unavailable() if "/METEOR" in name else ""
 
 

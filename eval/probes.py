@@ -6,7 +6,7 @@ validation split, for each seed by itself; the test split is looked at once, wit
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import jax
@@ -39,12 +39,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a probe reached, for each seed: `predictions` int [S, N] on test, and the choice behind them."""
+    """What a probe reached, for each seed: `predictions` int [S, N] on test, and the choice behind them.
+
+    `controlled`: predictions on the test clips under controls, by split ("test/CONTROL").
+    """
 
     predictions: Int[np.ndarray, "S N"]
     accuracy: Float[np.ndarray, " S"]
     validation: Float[np.ndarray, " S"]
     chosen: list[dict]
+    controlled: dict[str, Int[np.ndarray, "S N"]] = field(default_factory=dict)
 
 
 _adam = optax.scale_by_adam(b1=0.9, b2=0.999)
@@ -181,7 +185,7 @@ def probe(
     classes: int,
     progress: Callable[[float], None] | None = None,
 ) -> Outcome:
-    """Train the grid on `train`, choose on `validation`, report on `test`.
+    """Train the grid on `train`, choose on `validation`, report on `test` and all splits beside these.
 
     `settings`: lr, weight_decay (tuples), epochs, min_steps, batch_size.
     """
@@ -190,6 +194,11 @@ def probe(
     params = train_heads(head, splits["train"], subsets, seeds, grid, classes, **schedule, progress=progress)
     best, validation = choose(predict(head, params, splits["validation"]), splits["validation"].labels)
     chosen = jax.tree.map(lambda p: p[np.arange(len(best)), best][:, None], params)
-    predictions = predict(head, chosen, splits["test"])[:, 0].argmax(-1)
+    judged = {
+        name: predict(head, chosen, split)[:, 0].argmax(-1)
+        for name, split in splits.items()
+        if name not in ("train", "validation")
+    }
+    predictions = judged.pop("test")
     accuracy = (predictions == splits["test"].labels).sum(-1) / len(splits["test"])
-    return Outcome(predictions, accuracy, validation, [grid[i] for i in best])
+    return Outcome(predictions, accuracy, validation, [grid[i] for i in best], judged)

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from eval import knn, labels, results
-from eval.features import FeatureSet
+from eval import controls, knn, labels, results
+from eval.feature_set import FeatureSet
 from eval.probes import Head, Outcome, Split, probe
 from eval.progress import Bar
 from vfm.errors import UserError
@@ -43,6 +43,7 @@ def check(config: ConfigDict) -> None:
     if not config.tasks or not config.probes or not config.labels:
         raise UserError("config.tasks, config.probes and config.labels must each name at least one")
     _check_group_keys(config)
+    controls.check(config.controls)
     if len(config.views) != 2 or not all(isinstance(v, int) and v >= 1 for v in config.views):
         raise UserError(f"config.views={tuple(config.views)}: expected (clips, crops), two numbers from 1")
     if config.batch_size < 1:
@@ -77,6 +78,10 @@ def _check_group_keys(config: ConfigDict) -> None:
         raise UserError(
             f"config.probes={tuple(config.probes)}, labels={tuple(config.labels)}: leave_one_group_out is kNN with all "
             "labels; use --config configs/eval/groups.py, or probes=('knn',) and labels=('all',)"
+        )
+    if set(config.controls) != {"none"}:
+        raise UserError(
+            f"config.controls={tuple(config.controls)}: leave_one_group_out judges clips as they are; leave it out"
         )
     for key in ("validation", "test"):
         if config.data[key]:
@@ -138,6 +143,8 @@ def _inputs(sets: dict[str, FeatureSet], task: Task, pooling: str) -> tuple[dict
 
 def _knn(sets: dict[str, FeatureSet], task: Task, subsets: list[np.ndarray], config: ConfigDict) -> Outcome:
     pooled = {name: s.pooling(config.pooling).mean(axis=1) for name, s in sets.items()}
+    judged = [name for name in sets if name not in ("train", "validation")]
+    queries, sizes = np.concatenate([pooled[name] for name in judged]), [len(pooled[name]) for name in judged]
     found = []
     for rows in subsets:
         if found and np.array_equal(rows, subsets[0]):
@@ -148,15 +155,18 @@ def _knn(sets: dict[str, FeatureSet], task: Task, subsets: list[np.ndarray], con
                 pooled["train"][rows],
                 task.y["train"][rows],
                 (pooled["validation"], task.y["validation"]),
-                pooled["test"],
+                queries,
                 ks=tuple(config.knn.k),
                 classes=task.classes,
                 temperature=config.knn.temperature,
             )
         )
-    predictions = np.stack([f[0] for f in found])
+    predictions = np.split(np.stack([f[0] for f in found]), np.cumsum(sizes)[:-1], axis=1)
+    controlled = dict(zip(judged, predictions, strict=True))
+    predictions = controlled.pop("test")
     accuracy = (predictions == task.y["test"]).sum(1) / len(task.y["test"])
-    return Outcome(predictions, accuracy, np.array([f[2] for f in found]), [{"k": f[1]} for f in found])
+    chosen = [{"k": f[1]} for f in found]
+    return Outcome(predictions, accuracy, np.array([f[2] for f in found]), chosen, controlled)
 
 
 def run_one(
@@ -224,15 +234,17 @@ def run(
                 "all of theirs were used"
             )
         outcome = run_one(features[encoder], task, name, budget, config, progress)
-        row, confusion = results.row(
-            outcome.predictions, task.y["test"], task.classes,
-            encoder=encoder, probe=name, task=task_name, labels=budget, split="test",
-            validation=float(outcome.validation.mean()), chosen=outcome.chosen,
-            pooling="attentive" if name == "attentive" else config.pooling,
-            protocol="split", views=list(config.views), **about.get(encoder, {}),
-        )  # fmt: skip
-        rows.append(row)
-        confusions[results.key(row)] = confusion
+        for split, predictions in {"test": outcome.predictions, **outcome.controlled}.items():
+            row, confusion = results.row(
+                predictions, task.y[split], task.classes,
+                encoder=encoder, probe=name, task=task_name, labels=budget, split="test",
+                validation=float(outcome.validation.mean()), chosen=outcome.chosen,
+                pooling="attentive" if name == "attentive" else config.pooling,
+                protocol="split", views=list(config.views), control=split.partition("/")[2] or "none",
+                **about.get(encoder, {}),
+            )  # fmt: skip
+            rows.append(row)
+            confusions[results.key(row)] = confusion
         progress(1.0)
     bar.close(f"{len(todo)} probes, {config.seeds} seeds each")
     class_names = {t: task.class_names for t, task in next(iter(tasks.values())).items()}

@@ -120,6 +120,7 @@ def write_report(
         report_text.captions(evaluation),
         report_text.tables(evaluation),
         report_parts.probe_table(evaluation) if evaluation.scores or evaluation.diagnostics else "",
+        report_text.probe_controls(evaluation),
         report_parts.details(evaluation),
         report_parts.curves(run),
         report_parts.appendix(run, evaluation),

@@ -53,7 +53,12 @@ class Evaluation:
 
     @property
     def scores(self) -> list[dict]:
-        """Rows of probes that judge features."""
+        """Rows of probes that judge features of clips as they are."""
+        return [r for r in self.judged if results.is_plain(r)]
+
+    @property
+    def judged(self) -> list[dict]:
+        """Rows of probes that judge features, also of clips under controls."""
         return [r for r in self.rows if results.is_probe(r) and r.get("protocol") != results.DIAGNOSTIC]
 
     @property

@@ -90,6 +90,26 @@ def tables(evaluation: Evaluation) -> str:
     return "".join(parts)
 
 
+def probe_controls(evaluation: Evaluation) -> str:
+    """Accuracies of probes on test clips as they are and under controls; "" where there are none."""
+    parts = []
+    for name in evaluation.encoders:
+        mine = [
+            r | {"metric": f"{r['probe']}, labels: {r['labels']}"}
+            for r in evaluation.judged
+            if r["encoder"] == name
+        ]
+        if any(not results.is_plain(r) for r in mine):
+            parts.append(_table(mine, name))
+    if not parts:
+        return ""
+    return (
+        f"<section><h2>What is left without motion or order</h2>{''.join(parts)}<p class=soft>Accuracy in % of the "
+        "probes above on test clips whose frames were shuffled, reversed or reduced to one; the probes saw clips as "
+        "they are.</p></section>"
+    )
+
+
 def captions(evaluation: Evaluation) -> str:
     """Generated captions under the frames of their clips, beside the true ones."""
     parts = []

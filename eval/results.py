@@ -54,14 +54,15 @@ def row(
         "metric": "accuracy",
         "value": float(np.mean(per_seed)),
         "chance": 1 / classes,
-        "control": "none",
+        "control": keys.get("control", "none"),
     }
     return {key: found[key] for key in (*REQUIRED, *(k for k in found if k not in REQUIRED))}, total
 
 
 def key(row: dict) -> str:
     """Name of a row's confusion matrix."""
-    return "/".join(str(row[k]) for k in ("encoder", "task", "probe", "labels"))
+    parts = [str(row[k]) for k in ("encoder", "task", "probe", "labels")]
+    return "/".join(parts if is_plain(row) else [*parts, row["control"]])
 
 
 def save(
@@ -110,6 +111,11 @@ def load(place: str | Path) -> tuple[list[dict], dict[str, np.ndarray], dict[str
     return rows, matrices, names
 
 
+def is_plain(row: dict) -> bool:
+    """Whether a row is about clips as they are, and not under a control."""
+    return row.get("control", "none") == "none"
+
+
 def is_probe(row: dict) -> bool:
     """Whether a row is a probe's, and not of an evaluation with text."""
     return "metric" not in row or "probe" in row
@@ -143,7 +149,8 @@ def print_table(
         console.width = 120
     encoders = ordered(rows, specs)
     table = Table(title="Accuracy in %, mean ± spread over seeds")
-    for name in ("split", "task", "probe", "labels"):
+    heads = ["split", "task", "probe", "labels", *([] if all(map(is_plain, rows)) else ["control"])]
+    for name in heads:
         table.add_column(name)
     for name in encoders:
         table.add_column(name, justify="right")
@@ -153,9 +160,11 @@ def print_table(
     table.add_column("n", justify="right")
     groups: dict[tuple, dict[str, dict]] = {}
     for r in rows:
-        groups.setdefault((r["split"], r["task"], r["probe"], str(r["labels"])), {})[r["encoder"]] = r
+        line = (r["split"], r["task"], r["probe"], str(r["labels"]), r.get("control", "none"))
+        groups.setdefault(line, {})[r["encoder"]] = r
     previous = None
-    for (split, task, probe, labels), found in groups.items():
+    for line, found in groups.items():
+        task = line[1]
         any_row = next(iter(found.values()))
         cells = [percent(found[e]) if e in found else "" for e in encoders]
         if len(encoders) > 1:
@@ -170,7 +179,7 @@ def print_table(
         previous = task
         majority = any_row.get("majority")
         cells += ["" if majority is None else f"{100 * majority:.1f}", str(any_row["n"])]
-        table.add_row(split, task, probe, labels, *cells)
+        table.add_row(*line[: len(heads)], *cells)
     console.print(table)
 
 

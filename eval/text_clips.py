@@ -12,10 +12,12 @@ from ml_collections import ConfigDict
 
 import input_pipeline
 from eval import controls, features
+from eval.feature_set import check_single
 from eval.model import Model
 from eval.progress import Bar
 from input_pipeline import Source
 from input_pipeline.spec import Spec
+from input_pipeline.text import has_words
 from vfm.errors import UserError
 
 
@@ -38,7 +40,7 @@ class Clips:
         """The captions of a sample that hold a word."""
         if not self.source.captions:
             return ()
-        return tuple(text for text in self.source.captions[index] if text.strip())
+        return tuple(text for text in self.source.captions[index] if has_words(text))
 
     def classes(self, task: str) -> tuple[Int[np.ndarray, " n"], list[str]]:
         """The labels of all samples and the names of the classes.
@@ -46,7 +48,7 @@ class Clips:
         Raises:
           UserError: no such column, or nothing names its classes.
         """
-        features.check_single(task, self.source)
+        check_single(task, self.source)
         names = self.source.label_names.get(task)
         if task in self.source.labels and names:
             return self.source.labels[task], names

@@ -71,7 +71,7 @@ class Layout(NamedTuple):
 def caption_row(tokenizer: Tokenizer, layout: Layout, caption: str) -> Row:
     """The row of one caption, after the prompt where there is one."""
     if layout.prompt:
-        return _turns_row(tokenizer, layout, ((layout.prompt, caption),))
+        return _turns_row(tokenizer, layout, ((layout.prompt, caption),), whole_prompt=True)
     ids, mask = tokenizer.rows([caption], layout.length)
     begin, tokens = int(tokenizer.framing.bos), len(tokenizer.encode(caption))
     kept = min(tokens, tokenizer.room(layout.length))
@@ -86,11 +86,12 @@ def conversation_row(tokenizer: Tokenizer, layout: Layout, turns: Turns) -> Row:
     return _turns_row(tokenizer, layout, tuple((layout.turn.replace("{}", q), a) for q, a in turns))
 
 
-def _turns_row(tokenizer: Tokenizer, layout: Layout, turns: Turns) -> Row:
+def _turns_row(tokenizer: Tokenizer, layout: Layout, turns: Turns, whole_prompt: bool = False) -> Row:
     """Begin, then prompt, answer and end of each turn.
 
     What is too long is cut so that it ends with an end token: the last answer that begins inside the row loses its
-    tail, and later turns fall away. A first question that would leave its answer no room loses its beginning.
+    tail, and later turns fall away. A first question that would leave its answer no room loses its beginning;
+    the prompt of captions stays whole, as generation gives it.
     """
     length = layout.length
     ids = [tokenizer.bos] if tokenizer.framing.bos else []
@@ -98,11 +99,11 @@ def _turns_row(tokenizer: Tokenizer, layout: Layout, turns: Turns) -> Row:
     for number, (prompt, answer) in enumerate(turns):
         asked, answered = tokenizer.encode(prompt), tokenizer.encode(answer)
         left = length - len(ids) - 1  # one for the end
-        if number == 0:
+        if number == 0 and not whole_prompt:
             most = left - min(len(answered), max(1, left // 2))
             cut |= len(asked) > most
             asked = asked[max(0, len(asked) - most) :]
-        elif len(asked) + 1 > left:
+        elif len(asked) + 1 > left and number:
             cut = True
             break
         room = left - len(asked)

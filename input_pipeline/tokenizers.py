@@ -52,8 +52,12 @@ class Framing:
     clean: str
 
 
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
 def _canonicalize(text: str) -> str:
-    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+    # An underscore stands for a space, as in names of classes (big_vision).
+    return " ".join(text.replace("_", " ").lower().translate(_NO_PUNCTUATION).split())
 
 
 def _as_clip(text: str) -> str:
@@ -208,7 +212,7 @@ def _kind_and_file(spec: str) -> tuple[str, Path]:
         known = f"; kinds are {', '.join(KINDS)}" if colon and kind not in _KINDS else ""
         raise UserError(
             f"data.text.tokenizer='{spec}': no such file; give a tokenizer's file, KIND:FILE, or 'bytes', which needs "
-            f"none{known}"
+            f"none; python -m scripts.train_tokenizer CSV --out FILE makes one of captions{known}"
         )
     return (kind if colon and kind in _KINDS else vocabularies.kind_of(file)), file
 

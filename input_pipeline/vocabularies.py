@@ -196,7 +196,8 @@ class LibraryFile:
             raise _unreadable(file, "tokenizer.json", str(error)) from error
         words.no_truncation()
         words.no_padding()
-        self.size = words.get_vocab_size(with_added_tokens=True)
+        # Ids may have gaps, and embeddings are as many as the largest needs.
+        self.size = max(words.get_vocab(with_added_tokens=True).values(), default=-1) + 1
         added = {i: token for i, token in words.get_added_tokens_decoder().items() if token.special}
         framed = words.encode("a", add_special_tokens=True).ids
         bare = words.encode("a", add_special_tokens=False).ids

@@ -13,13 +13,12 @@ import importlib.util
 import json
 import shlex
 import sys
-import time
 from pathlib import Path
 
 from scripts.commands import run, unfinished
 from vfm.errors import UserError
 from vfm.parts import nearest
-from vfm.train import cli
+from vfm.train import checkpoint, cli
 from vfm.train.config import write_json
 
 RECORD = "stages.json"
@@ -72,10 +71,17 @@ def check_overrides(overrides: list[str], stages: dict) -> None:
 
 
 def read_record(workdir: Path) -> dict:
+    """What is known of each stage: the arguments it was called with, the parameters it began from (`from`, by their
+    SHA-256), and once it is finished its last step and the SHA-256 of its own."""
     try:
         return json.loads((workdir / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+
+
+def _write(workdir: Path, record: dict) -> None:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(workdir / RECORD, record)
 
 
 def train(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -88,16 +94,18 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
     check_overrides(overrides, stages)
     if options.only and options.only not in stages:
         raise UserError(f"--only={options.only}: no such stage; there are {', '.join(stages)}")
+    options.workdir = options.workdir.expanduser().absolute()
     record = read_record(options.workdir)
     for number, stage in enumerate(stages, 1):
         folder = options.workdir / stage
         words = arguments_of(stage, options, overrides, stages)
-        sources = {source: record.get(source, {}).get("finished") for source in stages[stage].values()}
+        sources = {source: record.get(source, {}).get("sha256") for source in stages[stage].values()}
         wanted = {"arguments": words, "from": sources}
         print(f"\n[{number}/{len(stages)}] {stage}", flush=True)
         done = record.get(stage, {})
-        if done and {key: done.get(key) for key in wanted} == wanted and not unfinished(folder):
-            print(f"done before: '{folder}', finished {done['finished']}", flush=True)
+        same = all(done.get(key) == value for key, value in wanted.items())
+        if same and "sha256" in done and not unfinished(folder):
+            print(f"done before: '{folder}', parameters {done['sha256'][:12]}", flush=True)
             continue
         if options.only and stage != options.only:
             print("left out (--only)", flush=True)
@@ -107,15 +115,22 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
                 f"'{folder}' started from an earlier {' and '.join(sources)} than there is now; remove the folder to "
                 "train the stage again, or give another --workdir"
             )
+        for source, known in sources.items():
+            problem = unfinished(options.workdir / source) or (
+                "" if known else "it was not trained by this chain"
+            )
+            if problem:
+                raise UserError(f"{stage} takes parts of {source}: {problem}; train {source} first")
+        _write(options.workdir, record | {stage: wanted})
         command = ["main.py", *words, "--workdir", str(folder)]
         print(f"$ python {shlex.join(command)}", flush=True)
         code = run(command)
         problem = f"it ended with exit code {code}; see its message above" if code else unfinished(folder)
         if problem:
             raise UserError(f"{stage}: {problem}")
-        record[stage] = wanted | {"finished": time.strftime("%Y-%m-%dT%H:%M:%S")}
-        options.workdir.mkdir(parents=True, exist_ok=True)
-        write_json(options.workdir / RECORD, record)
+        params, step = checkpoint.restore_params(folder)
+        record[stage] = wanted | {"step": step, "sha256": checkpoint.sha256(params)}
+        _write(options.workdir, record)
     print(f"\nAll stages are in '{options.workdir}'.")
 
 

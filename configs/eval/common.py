@@ -32,6 +32,10 @@ def get_config() -> ConfigDict:
     c.seeds = 3  # of subsets, initialisation and batch order: 0, 1, ...
     c.views = (1, 1)  # (clips, crops) of a video that is judged; softmax or features averaged over views
 
+    # What is done to the test clips that trained probes are judged on, beside none: shuffled (frames) | reversed |
+    # single_frame (the middle one, all the time) | blind. What is lost is what the features knew of motion and order.
+    c.controls = ("none",)
+
     c.weights = "params"  # params | ema
     c.step = 0  # checkpoint; 0 = the newest
     c.batch_size = 64  # of feature extraction

@@ -1,8 +1,12 @@
-"""Controls change frames and nothing else; class names become prompts."""
+"""Controls change frames and nothing else; class names become prompts; draws belong to clips."""
 
+import types
+
+import jax
 import numpy as np
 import pytest
 
+from eval.captioning import generate
 from eval.controls import apply, shuffled_order
 from eval.zero_shot import clean_name, prompts
 from vfm.errors import UserError
@@ -35,3 +39,15 @@ def test_prompts():
         prompts("digit", names, ("it {motion}",))
     assert clean_name("ApplyEyeMakeup") == "apply eye makeup"
     assert clean_name("Putting [something] on_top") == "putting something on top"
+
+
+def test_what_is_drawn_for_a_clip_does_not_depend_on_its_batch():
+    class Draws:
+        def generate(self, params, video, prompt, *, length, method, rng):
+            return jax.vmap(lambda key: jax.random.randint(key, (length,), 0, 1000))(rng)
+
+    model = types.SimpleNamespace(objective=Draws(), params={}, _compiled={})
+    options, ids = dict(method="nucleus", length=8), np.array([5, 9, 2])
+    said = generate(model, np.zeros((3, 1)), [1], options, 7, ids)
+    assert len({tuple(row) for row in said}) == 3
+    np.testing.assert_array_equal(generate(model, np.zeros((1, 1)), [1], options, 7, ids[1:2]), said[1:2])

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from eval import features, groups, results
+from eval import features, groups, report_text, results
 from eval.__main__ import evaluate
 from eval.encoder import load_encoder, load_encoders
 from eval.in_training import evaluator
+from eval.report_data import read_evaluation
 from vfm.errors import UserError
 from vfm.train import checkpoint
 from vfm.train.config import load_config
@@ -180,6 +181,29 @@ def test_probes_run_inside_training(run, tmp_path, monkeypatch):
     assert all(0 <= v <= 1 for v in found.values())
 
 
+def test_probes_are_judged_on_clips_without_their_order(run, config, tmp_path, capsys):
+    config.labels, config.controls = (4,), ("none", "shuffled", "reversed", "single_frame", "blind")
+    rows = evaluate(config, [str(run)], tmp_path)
+    assert [(r["probe"], r["control"]) for r in rows] == [
+        (probe, control) for probe in config.probes for control in config.controls
+    ]
+    loaded, matrices, _ = results.load(tmp_path)
+    assert loaded == rows and len(matrices) == len(rows) and "single_frame" in capsys.readouterr().out
+    by_control = {r["control"]: r for r in rows if r["probe"] == "linear"}
+    # Brightness needs no order; a blind clip shows none, so that all are taken for one class.
+    assert by_control["single_frame"]["accuracy"] > 0.9 and by_control["none"]["accuracy"] > 0.9
+    blind = matrices[results.key(by_control["blind"])]
+    assert blind.sum() == 26 and (blind.sum(0) > 0).sum() <= config.seeds
+    # The figures of clips as they are do not depend on what else is measured.
+    config.controls = ("none",)
+    plain = evaluate(config, [str(run)], tmp_path)
+    assert plain == [r for r in rows if r["control"] == "none"]
+    evaluation = read_evaluation(tmp_path)
+    assert report_text.probe_controls(evaluation) == ""
+    evaluation.rows = rows
+    assert len(evaluation.scores) == 3 and "frames shuffled" in report_text.probe_controls(evaluation)
+
+
 @pytest.mark.parametrize(
     "change, text",
     [
@@ -194,6 +218,11 @@ def test_probes_run_inside_training(run, tmp_path, monkeypatch):
         (dict(pooling="max"), "config.pooling='max'"),
         (dict(knn=dict(temperature=0.0)), "config.knn.temperature=0.0"),
         (dict(protocol="leave_one_group_out"), "is kNN with all"),
+        (dict(controls=("mirrored",)), "'mirrored' is unknown"),
+        (
+            dict(protocol="leave_one_group_out", probes=("knn",), labels=("all",), controls=("reversed",)),
+            "judges clips as they are",
+        ),
     ],
 )
 def test_mistakes_in_the_config_are_named(run, config, tmp_path, change, text):

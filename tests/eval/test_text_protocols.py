@@ -230,6 +230,16 @@ def test_choice_under_controls(knows, by, source):
     assert answer["chosen"] == answer["answer"]
 
 
+def test_options_keep_their_capitals(knows, clips, tmp_path):
+    lines = (clips / "test.csv").read_text().replace("dark clip", "Dark clip")
+    (clips / "capitals.csv").write_text(lines)
+    c = small(choice, test=str(clips / "capitals.csv"))
+    c.choice.by, c.choice.source, c.choice.options, c.tasks = "likelihood", "captions", 3, ()
+    _, extras, *_ = text.run([knows], c, quiet=True)
+    shown = [answer["answer"] for answer in extras["oracle"]["answers"]["none"]]
+    assert any("Dark clip" in answer for answer in shown)
+
+
 def test_questions_from_a_file(knows, tmp_path):
     lines = [
         {"video": "0.mp4", "question": "", "options": ["dark", "grey"], "answer": 0, "type": "kind"},
@@ -241,10 +251,10 @@ def test_questions_from_a_file(knows, tmp_path):
             "type": "motion",
         },
         {"video": "5.mp4", "question": "what?", "answer": "The white clip fades."},
-        {"video": "gone.mp4", "question": "what?", "answer": "nothing"},
+        {"video": "gone.mp4", "question": "what\u2028is it?", "answer": "nothing"},
     ]
     file = tmp_path / "questions.jsonl"
-    file.write_text("\n".join(map(json.dumps, lines)))
+    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
     c = small(choice)
     c.choice.source, c.choice.by, c.controls = str(file), "likelihood", ("none", "blind")
     c.captions.length = 20
@@ -383,7 +393,7 @@ def test_mistakes_are_one_clear_line(knows, contrast_run, language_run, run, cli
     bare = tmp_path / "bare.csv"
     bare.write_text(f"path,kind\n{clips}/0.mp4,0\n")
     fails(retrieval, mine, "has no captions", lambda c: c.data.update(test=str(bare)))
-    bare.write_text(f"path,kind,caption\n{clips}/0.mp4,0,\n{clips}/1.mp4,1,a clip\n")
+    bare.write_text(f"path,kind,caption\n{clips}/0.mp4,0,...\n{clips}/1.mp4,1,a clip\n")
     c = small(retrieval, test=str(bare))
     _, notes = open_clips(knows, c, captioned=True)
     assert "1 of 2 clips have no caption" in notes[0] and "0.mp4" in notes[0]

@@ -130,6 +130,8 @@ def test_a_prompt_is_read_and_only_the_answer_is_learned(texts):
     assert not (batch["text_loss"] & ~batch["text_mask"]).any()
     texts.text.answer_only = False
     assert answers(take(texts, 1)[0]) == words(batch)
+    texts.text.length = 17  # a caption that is too long leaves the prompt whole, as generation gives it
+    assert words(take(texts, 1)[0]) == ["what is it? num"] * 8
     texts.text.length = 13
     with pytest.raises(UserError, match="data.text.prompt has 12 tokens, which leaves no room"):
         take(texts, 1)

@@ -120,6 +120,17 @@ def test_tiktoken_file_by_name_and_by_content(tiktoken_file, tmp_path):
     assert open_tokenizer(str(tmp_path / "tokenizer.model")).sha256 == tokenizer.sha256
 
 
+def test_ids_with_gaps_fit_into_the_vocabulary(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1, "</s>": 2, "b": 7}, "[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_special_tokens(["</s>"])
+    words.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = open_tokenizer(str(tmp_path / "tokenizer.json"))
+    assert tokenizer.encode("b a") == [7, 0] and tokenizer.vocab_size == 8
+
+
 def test_tokenizer_json_keeps_its_template_but_neither_its_padding_nor_its_length(json_file):
     tokenizer = open_tokenizer(str(json_file))
     ids, mask = tokenizer.rows(["a dog a dog a cat"], 10)
@@ -154,6 +165,7 @@ def test_framing_by_keys_and_the_hash_that_follows_it():
     plain = open_tokenizer("bytes")
     changed = open_tokenizer("bytes", {"bos": False, "pad": 3, "clean": "canonicalize", "eos": None})
     assert changed.rows(["A, b!"], 6)[0][0].tolist() == [101, 36, 102, 2, 3, 3]
+    assert changed.decode(changed.encode("Apply_Eye-Makeup!")) == "apply eyemakeup"
     assert plain.sha256 != changed.sha256 and plain.sha256 == open_tokenizer("bytes", {"bos": True}).sha256
     sticky = open_tokenizer("bytes", {"sticky": True})
     assert sticky.rows(["a"], 6)[1].all()

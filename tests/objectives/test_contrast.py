@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
+from configs import common
 from vfm import objectives
 from vfm.errors import UserError
+from vfm.masking import Drawn
 from vfm.objectives import fusion
 from vfm.objectives.rows import in_chunks
 from vfm.train import optim
@@ -170,6 +173,56 @@ def test_a_locked_tower_neither_learns_nor_has_moments(pairs, plain):
     learning, frozen = optimizer.split(params)
     assert set(frozen) == {"text"} and "text" not in learning
     assert "text" not in optimizer.init(params)["mu"]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_visible_tokens_are_aligned_with_a_teacher_in_the_same_pass(pairs, follow):
+    config = pairs.config(losses=dict(vtc=1.0, uta=2.0))
+    keys = config.model.encoder.to_dict() | dict(drop_path=0.0, cls_token=True, depth=2)
+    config.model.encoder, config.optim.lr = ConfigDict(keys), 0.0
+    config.teachers.clip = ConfigDict(common.teacher(run="", encoder=keys))
+    heads = dict(middle=common.layer_head("clip", 2, cls=True), last=common.layer_head("clip", 1, weight=0.5))
+    config.objective.heads = ConfigDict(heads)
+    config.objective.mask = ConfigDict({})
+    if follow:
+        mask = dict(name="teacher_attention", teacher="clip", ratio=0.5, per="clip")
+        config.objective.mask = ConfigDict(mask)
+    batch = pairs.batch(4, images=0 if not follow else 2)
+    whole, chunked = objectives.build(config), ConfigDict(config.to_dict())
+    chunked.objective.chunks = 2
+    rng = jax.random.key(3)
+    params, _ = jax.jit(whole.init)(jax.random.key(0), batch)
+    frozen = {"clip": whole.teachers["clip"].init(jax.random.key(5), batch)}
+
+    def of(objective):
+        def loss(params):
+            value, (metrics, _) = objective.loss(params, {}, batch, rng, 0, frozen)
+            return value, metrics
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    (loss, metrics), grads = of(whole)
+    assert set(params["heads"]) == {"middle", "last"} and np.isfinite(loss)
+    np.testing.assert_allclose(loss, metrics["vtc"][0] + 2 * metrics["uta"][0], rtol=1e-6)
+    assert any(abs(g).max() > 0 for g in jax.tree.leaves(grads["heads"]))
+    if follow:
+        (again, _), others = of(objectives.build(chunked))
+        np.testing.assert_allclose(again, loss, rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), grads, others)
+        return
+    # With all tokens visible it is what distillation alone computes.
+    config.objective = ConfigDict(common.distill(heads=heads, mask=dict(name="random", ratio=0.5)))
+    alone = objectives.build(config)
+    alone.mask = lambda key, grid: Drawn(jnp.arange(4), jnp.arange(0), jnp.ones(0))
+    expected = jax.jit(lambda params: alone.loss(params, {}, batch, rng, 0, frozen)[0])(params)
+    np.testing.assert_allclose(metrics["uta"][0], expected, rtol=1e-5)
+
+
+def test_an_image_is_never_the_video_of_its_number(pairs):
+    batch = pairs.batch(images=4)
+    batch["image_id"] = batch["id"][:4]
+    media = objectives.build(pairs.config(positives="id"))._media(batch)
+    assert not set(np.asarray(media["video"]["positive"])) & set(np.asarray(media["image"]["positive"]))
 
 
 def test_negatives_are_never_positives_and_rows_without_any_drop_out():

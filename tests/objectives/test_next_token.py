@@ -108,6 +108,29 @@ def test_the_loss_is_the_mean_over_all_answer_tokens_of_the_batch(encoder, atten
     np.testing.assert_allclose(likelihood, np.where(counted, log_p, 0).sum(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        dict(name="linear_connector"),
+        dict(name="qformer", queries=3, width=16, depth=2, heads=2),
+        dict(name="resampler", queries=3, depth=1, heads=2),
+        dict(name="mamba_compressor", pool=(1, 2, 2), d_state=2),
+    ],
+    ids=lambda part: part["name"],
+)
+def test_every_connector_learns_through_the_language_model(part):
+    c = config()
+    c.model.connector = ConfigDict(common.connector(**part))
+    objective, one, key = objectives.build(c), batch(), jax.random.key(0)
+    params, _ = jit(objective.init)(key, one)
+    # Some of them start as zeros, behind which nothing learns yet.
+    params["connector"] = jax.tree.map(lambda x: x + 0.1, params["connector"])
+    gradient = jit(jax.grad(lambda params: objective.loss(params, {}, one, key, 0, {})[0]))(params)
+    flat = jax.tree_util.tree_leaves_with_path(gradient["connector"])
+    still = [jax.tree_util.keystr(path) for path, g in flat if not np.abs(g).max() > 0]
+    assert flat and not [path for path in still if "bias" not in path], still
+
+
 def test_padding_and_the_size_of_the_batch_change_nothing():
     _, params = made()
     one, longer = batch(), batch(L + 3)

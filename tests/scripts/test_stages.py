@@ -61,10 +61,23 @@ def test_the_encoder_is_handed_on_and_finished_stages_are_not_repeated(chain):
     again = call()
     assert again.returncode == 0 and again.stdout.count("done before") == 2 and "main.py" not in again.stdout
 
+    moved = call("--config.log_every=1 steps")
+    assert moved.returncode == 0 and moved.stdout.count("main.py") == 2, (
+        moved
+    )  # same parameters: nothing is blocked
+
     longer = call("--first.total_steps=3", "--only", "first")
     assert longer.returncode == 0 and "resume from step 2" in longer.stdout + longer.stderr, longer
     stale = call("--first.total_steps=3")
     assert stale.returncode == 1 and "started from an earlier first than there is now" in stale.stderr
+
+
+def test_a_stage_waits_for_those_it_takes_parts_of(chain):
+    home, call = chain
+    alone = call("--only", "second", "--workdir", str(home / "other"))
+    assert alone.returncode == 1 and "second takes parts of first: training has not begun" in alone.stderr, (
+        alone
+    )
 
 
 def test_mistakes_are_named(chain, tmp_path):

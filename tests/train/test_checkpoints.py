@@ -10,6 +10,7 @@ import pytest
 
 from vfm.errors import UserError
 from vfm.train import checkpoint, train
+from vfm.train.initial import check_frozen
 
 
 def fit(toy, workdir, **changes):
@@ -105,6 +106,22 @@ def test_a_run_continues_or_takes_parts_of_another(toy, finished, tmp_path, capl
     )
     jax.tree.map(np.testing.assert_array_equal, state["params"]["encoder"], finished[1]["params"]["encoder"])
     assert "loaded 4 arrays (64 parameters), missing here: none; unused there: none" in caplog.text
+
+
+def test_a_frozen_part_that_nothing_has_trained_is_refused(toy, tmp_path):
+    frozen = {"optim.lr_rules": (("enc.*", 0.0), (".*", 1.0)), "total_steps": 1}
+    with pytest.raises(
+        UserError, match="freeze 'encoder', which nothing has trained.*--config.init.encoder="
+    ):
+        fit(toy, tmp_path / "forgotten", **frozen)
+    assert int(fit(toy, tmp_path / "meant", **frozen, **{"init.encoder": ""})["step"]) == 1
+    # Adapters on a frozen part do not make it a trained one; a frozen layer is no frozen part.
+    like = {"lm": {"w": np.zeros(2), "q": {"lora_a": np.zeros(2)}}, "head": np.zeros(2)}
+    config = toy.config(**{"optim.lr_rules": ((r"lm/.*/lora_[ab]", 1.0), (r"lm/.*", 0.0), (r".*", 1.0))})
+    with pytest.raises(UserError, match="freeze 'lm'"):
+        check_frozen(config, like)
+    config.optim.lr_rules = ((r"lm/w", 0.0), (r".*", 1.0))
+    check_frozen(config, {"lm": {"w": np.zeros(2), "v": np.zeros(2)}})
 
 
 def test_parts_that_do_not_fit_are_reported_and_may_be_allowed(toy, finished, tmp_path):

@@ -3,11 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import common
 from vfm import models
 from vfm.errors import UserError
-from vfm.train import checkpoint
+from vfm.train import checkpoint, teachers
 from vfm.train import config as configs
 from vfm.train.handover import take_part
 
@@ -77,3 +78,31 @@ def test_an_encoder_of_another_width_is_refused(run_of):
         UserError, match=r"config.init.text='.*': this model has no part 'text', it has encoder"
     ):
         take_part("text", run, params_of(new), new)
+
+
+def test_keys_that_only_set_initial_values_or_add_a_table_make_no_other_encoder(run_of):
+    old = config_with(positions="learned", layer_scale=0.1)
+    new = config_with(positions="learned_from_sincos", layer_scale=1e-5, image_positions="own")
+    new.init.allow = ("encoder/image_pos",)
+    theirs, ours = params_of(old), params_of(new, seed=1)
+    taken = take_part("encoder", run_of(old, theirs), ours, new)["encoder"]
+    np.testing.assert_array_equal(taken["pos"], theirs["encoder"]["pos"])
+    np.testing.assert_array_equal(taken["image_pos"], ours["encoder"]["image_pos"])
+
+
+def test_a_teacher_may_see_clips_of_another_length_than_its_run(run_of, tmp_path):
+    old = config_with(positions="learned", image_positions="own")
+    theirs = params_of(old)
+    run = run_of(old, theirs)
+    keys = TINY | dict(positions="learned", frames=8, image_size=24)
+    config = common.get_config()
+    config.teachers.clip = ConfigDict(common.teacher(run=run, encoder=common.vit(**keys)))
+    video = np.random.default_rng(2).normal(size=(1, 8, 24, 24, 3)).astype(np.float32)
+    batch = {"video": video, "id": np.zeros(1, np.int32)}
+    taken = teachers.load(config, tmp_path, batch, teachers.shapes(config, batch))["clip"]
+
+    def tokens(encoder, params):
+        return models.build(encoder).apply({"params": params["encoder"]}, video).tokens
+
+    expected = tokens(old.model.encoder, theirs)
+    np.testing.assert_allclose(tokens(config.teachers.clip.encoder, taken), expected, atol=1e-5)

@@ -107,6 +107,12 @@ def parameter_shapes(model, lm: bool) -> dict[str, Any]:
     return jax.eval_shape(lambda rng: model.init(rng, ids, method=method), jax.random.key(0))["params"]
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    lm = language_model(names.metadata.get("class", ""))
+    return {"text": bert_part(names.config, pooler=not lm)}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     lm = language_model(names.metadata.get("class", ""))

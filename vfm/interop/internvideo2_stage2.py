@@ -130,6 +130,12 @@ def shapes_of(config: MappingType[str, Any], names: Any) -> dict[str, Any]:
     return tree | jax.eval_shape(init, jax.random.key(0))
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    spec = vision_spec(names.config, names.tensors)
+    return {"encoder": spec.encoder, "pool": spec.pool, "text": bert_part(names.config)}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     return mapping(names.config, names.tensors), shapes_of(names.config, names.tensors)

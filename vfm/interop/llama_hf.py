@@ -91,6 +91,11 @@ def parameter_shapes(model: LM) -> dict[str, Any]:
     return jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    return {"lm": dict(name="lm", **llama_keys(names.config))}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     return mapping(names.tensors), parameter_shapes(lm(**llama_keys(names.config)))

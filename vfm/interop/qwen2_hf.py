@@ -27,6 +27,11 @@ def qwen2_keys(config: MappingType[str, Any]) -> dict[str, Any]:
     return keys
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    return {"lm": dict(name="lm", **qwen2_keys(names.config))}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     return llama_hf.mapping(names.tensors), llama_hf.parameter_shapes(lm(**qwen2_keys(names.config)))

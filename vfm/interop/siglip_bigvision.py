@@ -206,6 +206,11 @@ def mapping(shapes: MappingType[str, Shape], naflex: bool) -> Mapping:
     return Mapping(rules, shapes)
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    return towers.parts(towers_of(names.config, names.tensors))
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     spec = towers_of(names.config, names.tensors)

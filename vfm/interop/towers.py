@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from vfm import contrastive, models
+from vfm.errors import UserError
 from vfm.interop.mapping import Rule, Transform
 from vfm.models.layers import Dense
 from vfm.models.naflex import NaFlexViT
@@ -45,6 +46,20 @@ class Patches(NamedTuple):
 
 
 Image = Float[Array, "B 1 H W C"] | Patches
+
+
+def parts(towers: Towers) -> dict[str, dict[str, Any]]:
+    """The parts of a model that two towers are, with their keys.
+
+    Raises:
+      UserError: the image encoder is no part that a config can name.
+    """
+    if towers.naflex:
+        raise UserError(
+            "images of any shape (NaFlex) need an encoder that no config can name; only numbers are checked"
+        )
+    found = {"encoder": towers.encoder, "text": towers.text}
+    return found if towers.pool is None else found | {"pool": towers.pool}
 
 
 def networks(towers: Towers) -> dict[str, Any]:

@@ -89,6 +89,12 @@ def parameter_shapes(config: MappingType[str, Any]) -> dict[str, Any]:
     return jax.eval_shape(init, jax.random.key(0))
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    vision, text, _ = parts_of(names.config)
+    return {"encoder": vision, "text": text}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     return mapping(names.tensors), parameter_shapes(names.config)

@@ -160,6 +160,12 @@ def parameter_shapes(spec: Spec) -> dict[str, Any]:
     return jax.eval_shape(init, jax.random.key(0))
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    spec = spec_of(names.family, names.config, names.metadata.get("class", ""), names.tensors)
+    return {"encoder": spec.encoder}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     spec = spec_of(names.family, names.config, names.metadata.get("class", ""), names.tensors)

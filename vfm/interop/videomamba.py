@@ -99,6 +99,11 @@ def parameter_shapes(spec: Spec) -> dict[str, Any]:
     return jax.eval_shape(init, jax.random.key(0))
 
 
+def parts(names: Names) -> dict[str, dict[str, Any]]:
+    """The parts of a model that the tensors fill, with their keys."""
+    return {"encoder": spec_of(names.config, names.tensors).encoder}
+
+
 def template(names: Names) -> tuple[Mapping, dict[str, Any]]:
     """The mapping of a names file and the shapes of our parameters."""
     spec = spec_of(names.config, names.tensors)

@@ -5,6 +5,7 @@ An objective is pure and has
   loss(params, extra, batch, rng, step, teacher) -> (scalar, (metrics, extra))
   after_update(params) -> params             optional: clamps and normalisations after an optimiser step
   settle(params, extra, teacher) -> params   optional: parameters that follow from others than gradients (averages)
+  contrasts: bool                            optional: whether the loss compares the samples of a batch with each other
 where metrics are (sum, weight) pairs and `extra` holds what is neither learned nor constant.
 """
 

@@ -49,6 +49,7 @@ class coca:  # noqa: N801 - parts are named as configs write them
             "contrast": models.build(o.contrast_pool, **run_time),
             "caption": models.build(o.caption_pool, **run_time),
         }
+        self.contrasts = o.contrast > 0
         self.proj = Dense(o.embed_dim, use_bias=False, precision=self.decoder.precision)
 
     def init(self, rng: PRNGKeyArray, batch: dict[str, Any]) -> tuple[dict, dict]:

@@ -2,7 +2,8 @@
 
 Encoder, pool and projection on one side, a text encoder and a projection on the other; InfoNCE or the sigmoid loss
 over the whole batch (VTC). Beside them, where their weights are not 0, matching (VTM) and masked language modelling
-(MLM) through fusion layers that let texts look at videos, as Unmasked Teacher and InternVideo2's second stage do.
+(MLM) through fusion layers that let texts look at videos, as Unmasked Teacher and InternVideo2's second stage do, and
+alignment of the visible tokens with frozen teachers (UTA), which Unmasked Teacher keeps in its second stage.
 
 Letters: B pairs of one medium (videos or images), L text tokens, N visible video tokens, D widths, E embedding size.
 """
@@ -18,7 +19,7 @@ from vfm.contrastive import infonce, sigmoid, unit
 from vfm.errors import UserError
 from vfm.masking import Mask, draw_batch, sample_keys
 from vfm.models.layers import Dense, require
-from vfm.objectives import fusion
+from vfm.objectives import aligned, fusion, teachers
 from vfm.objectives.captioner import require_text
 from vfm.objectives.masked import normalize
 from vfm.objectives.rows import apply, in_chunks
@@ -26,7 +27,7 @@ from vfm.objectives.temperature import Temperature
 from vfm.objectives.words import sized, special_words
 
 KINDS = ("infonce", "sigmoid")
-LOSSES = ("vtc", "vtm", "mlm")
+LOSSES = ("vtc", "vtm", "mlm", "uta")
 SAMPLE = ("id", "clip")  # keys of a batch that tell one sample, and with it its randomness, from another
 
 
@@ -38,6 +39,7 @@ class Pairs(NamedTuple):
     text: Float[Array, "B E"]
     video_tokens: Float[Array, "B N D"] | None
     text_tokens: Float[Array, "B L D"] | None  # as the fusion layers take them
+    uta: Float[Array, "B"] | None  # the heads' mean losses, weighted
 
 
 class contrast:  # noqa: N801 - parts are named as configs write them
@@ -58,6 +60,8 @@ class contrast:  # noqa: N801 - parts are named as configs write them
             raise UserError(
                 f"config.objective.losses={self.weights}: expected weights from 0 up, one of them above 0"
             )
+        # A micro-batch has fewer pairs, and with them fewer negatives, than the batch.
+        self.contrasts = bool(self.weights["vtc"] or self.weights["vtm"])
         run_time = dict(precision=config.precision, remat=config.remat, unroll=config.unroll)
         self.encoder = models.build(config.model.encoder, **run_time)
         self.pool = models.build(o.pool, **run_time)
@@ -74,15 +78,22 @@ class contrast:  # noqa: N801 - parts are named as configs write them
                     "'bert' with a fusion_layer, or config.model.fusion to one of its own"
                 )
         self.masks = {"video": _mask(o.mask), "image": _mask(o.image_mask or o.mask)}
+        asked = self.weights["uta"] or any(hasattr(mask, "teacher") for mask in self.masks.values())
+        self.teachers, self.heads = teachers.build(config) if asked else {}, None
+        for mask in self.masks.values():
+            aligned.ask(mask, self.teachers)
+        if self.weights["uta"]:
+            self.heads = aligned.Heads(o.get("heads"), self.encoder, self.pool, self.teachers, run_time)
         self.temperature = Temperature(o.temperature, bias=o.bias if o.kind == "sigmoid" else None)
         dense = dict(features=o.dim, use_bias=o.projection_bias, precision=self.encoder.precision)
         self.proj = Dense(**dense) if o.dim else None
         self.vtm_head = Dense(2, precision=self.encoder.precision)
 
     def init(self, rng: PRNGKeyArray, batch: dict[str, Any]) -> tuple[dict, dict]:
-        """Parameters {"encoder", "pool", "video_proj", "text", "text_proj", "scale", "fusion", "vtm_head"}, without
-        those that this config does not have; no extra state."""
+        """Parameters {"encoder", "pool", "video_proj", "text", "text_proj", "scale", "fusion", "vtm_head", "heads"},
+        without those that this config does not have; no extra state."""
         require_text(batch)
+        heads_rng = jax.random.fold_in(rng, 7)
         rngs = iter(jax.random.split(rng, 7))
         video = jnp.zeros((1, *batch["video"].shape[1:]), jnp.float32)
         ids = jnp.zeros((1, batch["text"].shape[1]), jnp.int32)
@@ -109,16 +120,18 @@ class contrast:  # noqa: N801 - parts are named as configs write them
                 f"and {encoded.pooled.shape[1]} wide; set objective.dim to the size of a shared embedding"
             )
         params = {name: variables.get("params", {}) for name, variables in params.items()}
+        if self.heads is not None:
+            params["heads"] = self.heads.init(heads_rng, pooled)
         params["scale"] = self.temperature.init()
         return {name: tree for name, tree in params.items() if tree}, {}
 
     def loss(self, params, extra, batch, rng, step, teacher) -> tuple[Array, tuple[dict, dict]]:
         """Weighted sum of the losses; metrics {"loss"}, each loss by name, accuracies, temperature and spread."""
-        del step, teacher
+        del step
         require_text(batch)
         media = self._media(batch)
         keys = {name: jax.random.fold_in(rng, index) for index, name in enumerate(media)}
-        pairs = {name: self._embed(params, name, rows, keys[name]) for name, rows in media.items()}
+        pairs = {name: self._embed(params, name, rows, keys[name], teacher) for name, rows in media.items()}
         found, metrics = {}, {}
         if self.weights["vtc"]:
             found["vtc"], metrics = self._contrast(params, list(pairs.values()))
@@ -130,6 +143,8 @@ class contrast:  # noqa: N801 - parts are named as configs write them
         for name in found.keys() - {"vtc"}:
             score = jax.tree.map(lambda *media: sum(x.sum() for x in media), *found[name])
             found[name], metrics[f"{name}_accuracy"] = score.mean(), (score.right, score.weight)
+        if self.weights["uta"]:
+            found["uta"] = jnp.concatenate([p.uta for p in pairs.values()]).mean()
         for name, loss in found.items():
             total += self.weights[name] * loss
             metrics[name] = (loss, one)
@@ -191,10 +206,12 @@ class contrast:  # noqa: N801 - parts are named as configs write them
             )
             media["image"]["id"] = batch.get("image_id", jnp.arange(rows, dtype=jnp.int32))
             if positives:
-                media["image"]["positive"] = batch[f"image_{positives}"]
+                same = batch[f"image_{positives}"]
+                # Both sources number their samples from 0: an image is never the video of its number.
+                media["image"]["positive"] = -1 - same if positives == "id" else same
         return media
 
-    def _embed(self, params: dict, medium: str, rows: dict[str, Array], rng: PRNGKeyArray) -> Pairs:
+    def _embed(self, params: dict, medium: str, rows: dict[str, Array], rng: PRNGKeyArray, teacher) -> Pairs:
         """Both towers on the rows of one medium, in `objective.chunks` parts."""
         mask_rng, *drop_rngs = jax.random.split(jax.random.fold_in(rng, 0), 3)
         mask = self.masks[medium]
@@ -202,29 +219,59 @@ class contrast:  # noqa: N801 - parts are named as configs write them
         def towers(rows):
             video_keys, text_keys = (sample_keys(drop_rng, rows) for drop_rng in drop_rngs)
             clip = _repeated(rows["video"], self.encoder.tubelet)
-            keep = (
-                None
-                if mask is None
-                else draw_batch(mask, mask_rng, rows, self.encoder.grid_of(clip.shape)).keep
-            )
-            video, video_tokens = self._video(params, normalize(clip, self.mean, self.std), keep, video_keys)
+            grid, looks = self.encoder.grid_of(clip.shape), {}
+            if self.teachers:
+                looks = teachers.look(self.teachers, teacher, {"video": clip})
+                aligned.check_grids(looks, grid)
+            keep = None
+            if mask is not None:
+                keep = draw_batch(mask, mask_rng, rows, grid, aligned.importance(mask, looks)).keep
+            clip = normalize(clip, self.mean, self.std)
+            uta = None
+            if self.heads is None:
+                video, video_tokens = self._video(params, clip, keep, video_keys)
+            else:
+                video, video_tokens, seen = self._watched(params, clip, keep, video_keys, grid)
+                uta = self._aligned(params, seen, looks)
             text, tokens = self._text(params, rows["text"], rows["text_mask"], text_keys)
             if self.fusion is None:
-                return video, text, None, None
+                return video, text, None, None, uta
             if self.fusion is not self.text and self.weights["vtm"]:
                 tokens = self._fusion_text(params, rows["text"], rows["text_mask"], text_keys)
-            return video, text, video_tokens, tokens
+            return video, text, video_tokens, tokens, uta
 
         return Pairs(rows, *in_chunks(towers, self.settings.chunks, rows))
 
     def _video(self, params, clip, keep=None, keys=None) -> tuple[Array, Array]:
         """(embeddings [B,E], tokens with the class token first) of normalised clips."""
-        features = apply(self.encoder, params["encoder"], clip, keep, keys=keys)
+        video, tokens, _ = self._joined(params, apply(self.encoder, params["encoder"], clip, keep, keys=keys))
+        return video, tokens
+
+    def _watched(self, params, clip, keep, keys, grid) -> tuple[Array, Array, aligned.Watched]:
+        """The same with what the heads align."""
+        features, layers = apply(self.encoder, params["encoder"], clip, keep, keys=keys, layers=True)
+        video, tokens, pooled = self._joined(params, features)
+        if keep is None:
+            count = features.tokens.shape[1]
+            keep = jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (len(clip), count))
+        layers = aligned.normed(self.encoder, params["encoder"], jnp.moveaxis(layers, 1, 0))
+        return video, tokens, aligned.Watched(keep, layers, pooled, grid)
+
+    def _aligned(self, params, seen: aligned.Watched, looks) -> Float[Array, "B"]:
+        """UTA of each clip."""
+        total = 0.0
+        for name, losses in self.heads.losses(params["heads"], seen, looks).items():
+            of_clips = losses.mean((0, 2)) if losses.ndim == 3 else losses
+            total += self.heads.heads[name].weight * of_clips
+        return total
+
+    def _joined(self, params, features) -> tuple[Array, Array, Array]:
+        """(embeddings, tokens with the class token first, pooled vectors)."""
         pooled = self.pool.apply({"params": params.get("pool", {})}, features.tokens, features.cls)
         tokens = features.tokens
         if features.cls is not None:
             tokens = jnp.concatenate([features.cls[:, None], tokens], axis=1)
-        return self._project(params, "video_proj", pooled), tokens
+        return self._project(params, "video_proj", pooled), tokens, pooled
 
     def _text(self, params, text, text_mask, keys=None) -> tuple[Array, Array]:
         """(embeddings [B,E], tokens [B,L,D]) of texts."""

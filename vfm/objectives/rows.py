@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 from jax.sharding import PartitionSpec
@@ -43,19 +44,34 @@ def in_chunks(function: Callable[[Any], Any], chunks: int, rows: Any) -> Any:
 
 
 def apply(
-    module: Any, params: Any, *inputs: Any, keys: PRNGKeyArray | None = None, method: str | None = None
+    module: Any,
+    params: Any,
+    *inputs: Any,
+    keys: PRNGKeyArray | None = None,
+    method: str | None = None,
+    layers: bool = False,
 ) -> Any:
     """Results of a module for rows of inputs; in training mode where there is a key for each row.
 
     Where the module drops anything, each row is dropped by its own key, whatever rows stand beside it.
+
+    Args:
+      layers: (results, outputs of all layers [B,L,N,D]) instead.
     """
     train = keys is not None
+
+    def call(*inputs: Any, **options: Any) -> Any:
+        options |= dict(train=train, method=method)
+        if not layers:
+            return module.apply({"params": params}, *inputs, **options)
+        result, seen = module.apply({"params": params}, *inputs, **options, mutable=["intermediates"])
+        return result, jnp.moveaxis(seen["intermediates"]["blocks"]["output"][0], 0, 1)
+
     if not train or not any(getattr(module, rate, 0.0) > 0 for rate in ("drop_path", "dropout")):
-        return module.apply({"params": params}, *inputs, train=train, method=method)
+        return call(*inputs)
 
     def one(key: PRNGKeyArray, *row: Any) -> Any:
-        row = jax.tree.map(lambda x: x[None], row)
-        result = module.apply({"params": params}, *row, train=True, rngs={"dropout": key}, method=method)
+        result = call(*jax.tree.map(lambda x: x[None], row), rngs={"dropout": key})
         return jax.tree.map(lambda y: y[0], result)
 
     return jax.vmap(one)(keys, *inputs)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from vfm import rules
+from vfm import models, rules
 from vfm.errors import UserError
 from vfm.ops import positions
 from vfm.train import checkpoint
@@ -23,7 +23,12 @@ from vfm.train.optim import merge
 
 log = logging.getLogger(__name__)
 Grid = tuple[int, int, int]
-FREE = ("drop_path", "size")  # keys of an encoder that do not change what its parameters mean
+# Keys of an encoder that do not change what its parameters mean: rates, names of sizes, and initial values. Where they
+# add or remove parameters (LayerScale), the report of these says so.
+FREE = ("drop_path", "size", "init", "layer_scale")
+LEARNED = ("learned", "learned_from_sincos")  # positions that differ in their initial values alone
+FREE_LM = ("size", "vocab_size", "lora_rank", "lora_alpha")
+SIZES = ("width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim")  # 0 = those of the named size
 NATIVE = ("frames", "image_size")  # keys that learned position tables are resampled over
 
 
@@ -57,10 +62,12 @@ def take_part(part: str, run: str, params: dict, config: ConfigDict) -> dict:
     if part not in stored:
         raise UserError(f"{key}: the checkpoint has no part '{part}', it has {', '.join(stored)}")
     source, target = (rules.flatten({part: tree[part]}) for tree in (stored, params))
+    if part == "lm":
+        check_same_lm(key, configs.load_config(run).model.lm, config.model.lm)
     if part == "encoder":
         there = configs.load_config(run)
         check_same_encoder(key, there.model.encoder, config.model.encoder)
-        source = _resampled(source, target, there.model.encoder, config.model.encoder)
+        source = resampled(source, target, there.model.encoder, config.model.encoder)
     loaded = [path for path in target if path in source]
     for path in loaded:
         if source[path].shape != target[path].shape:
@@ -95,9 +102,13 @@ def _report(key: str, part: str, run: str, step: int, target: dict, source: dict
 
 def check_same_encoder(key: str, there: ConfigDict, here: ConfigDict) -> None:
     """Equal shapes are not yet an equal encoder: heads, positions and norms have none."""
-    changed = configs.differences(there, here)
+    changed = configs.differences(_with_sizes(there), _with_sizes(here))
     free = (*FREE, *NATIVE) if str(here.get("positions", "")).startswith("learned") else FREE
-    other = {name: pair for name, pair in changed.items() if name not in free and None not in pair}
+    other = {
+        name: pair
+        for name, pair in changed.items()
+        if name not in free and None not in pair and not _same_parameters(name, pair)
+    }
     if other:
         listed = "; ".join(f"{name} is {was!r} there, {now!r} here" for name, (was, now) in other.items())
         native = [name for name in other if name in NATIVE]
@@ -112,6 +123,35 @@ def check_same_encoder(key: str, there: ConfigDict, here: ConfigDict) -> None:
         )
 
 
+def check_same_lm(key: str, there: ConfigDict, here: ConfigDict) -> None:
+    """The same for a language model: heads, rotations and activations have no shapes that would tell."""
+    changed = configs.differences(_with_sizes(there), _with_sizes(here))
+    other = {name: pair for name, pair in changed.items() if name not in FREE_LM and None not in pair}
+    if other:
+        listed = "; ".join(f"{name} is {was!r} there, {now!r} here" for name, (was, now) in other.items())
+        raise UserError(
+            f"{key} is another language model: {listed}; make config.model.lm agree with that run's config.json"
+        )
+
+
+def _with_sizes(part: ConfigDict) -> ConfigDict:
+    """A part's keys with the numbers that its named size stands for."""
+    keys = part.to_dict()
+    if keys["name"] not in ("vit", "mamba", "lm"):
+        return part
+    network = models.build(keys | ({"vocab_size": 1} if "vocab_size" in keys else {}))
+    return ConfigDict(
+        keys | {name: getattr(network, name) for name in SIZES if name in keys and hasattr(network, name)}
+    )
+
+
+def _same_parameters(name: str, pair: tuple) -> bool:
+    """Whether a key's two values read the parameters that both have alike."""
+    if name == "image_positions":
+        return "own" in pair  # a table beside the others, for single frames
+    return name == "positions" and set(pair) <= set(LEARNED)
+
+
 def grid_of(encoder: ConfigDict) -> Grid:
     """The token grid of the clip that an encoder's position tables are made for."""
     size = encoder.image_size
@@ -123,12 +163,13 @@ def grid_of(encoder: ConfigDict) -> Grid:
     )  # fmt: skip
 
 
-def _resampled(source: dict, target: dict, there: ConfigDict, here: ConfigDict) -> dict:
-    """The source with its learned position tables resampled to the target's grid."""
+def resampled(source: dict, target: dict, there: ConfigDict, here: ConfigDict) -> dict:
+    """{path: array} of an encoder with its learned position tables resampled to the target's grid."""
     old, new = grid_of(there), grid_of(here)
     kinds: dict[str, tuple[Grid, Grid]] = {
         "pos": (old, new),
         "space_pos": ((1, *old[1:]), (1, *new[1:])),
+        "image_pos": ((1, *old[1:]), (1, *new[1:])),
         "time_pos": ((old[0], 1, 1), (new[0], 1, 1)),
     }
     changed = dict(source)

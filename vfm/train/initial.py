@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vfm import rules
 from vfm.errors import UserError
 from vfm.train import checkpoint, tokenizer
 from vfm.train.handover import newest, parts_of, take_part
@@ -50,6 +51,7 @@ def initial_state(
         log.info(f"continue from step {there:,} of '{config.init.run}', counting steps from 0")
         state = checkpoint.restore(config.init.run, there, like)
         return state | {"step": jax.device_put(np.zeros((), np.int32), like["step"].sharding)}
+    check_frozen(config, like["params"])
     state = new()
     # 3. take parts of the parameters from other runs, the rest is new.
     for part, run in parts.items():
@@ -63,3 +65,24 @@ def initial_state(
     if not parts:
         log.info(f"start from scratch, seed {config.seed}")
     return state
+
+
+def check_frozen(config: ConfigDict, params: State) -> None:
+    """Nothing is learned from a part that is frozen as its seed made it, adapters (LoRA) or not.
+
+    Args:
+      params: parameters or their shapes.
+
+    Raises:
+      UserError: `config.optim.lr_rules` freeze a whole part that `config.init` neither fills nor says to be new ("").
+    """
+    rates = rules.match(config.optim.lr_rules, params, "config.optim.lr_rules")
+    for part, factors in rates.items():
+        flat = rules.flatten(factors)
+        own = [factor for path, factor in flat.items() if not path.rpartition("/")[2].startswith("lora_")]
+        if own and not any(own) and config.init.get(part, "") is None:
+            raise UserError(
+                f"config.optim.lr_rules freeze '{part}', which nothing has trained: take it from a run, "
+                f"--config.init.{part}=DIR (scripts/convert.py makes one of a published checkpoint), or say "
+                f"--config.init.{part}= to freeze what the seed makes"
+            )

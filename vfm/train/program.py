@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from vfm import objectives
+from vfm.errors import UserError
 from vfm.train import flops, optim, schedules, sharding, teachers
 from vfm.train.step import State, init_state, make_step
 
@@ -34,6 +35,7 @@ class Program:
         objective: Any = None,
     ):
         self.objective = objective or objectives.build(config)
+        _check_accumulation(config, self.objective)
         self.schedule = schedules.build(config, total, examples)
         rng = jax.random.key(config.seed)
         params, _ = jax.eval_shape(self.objective.init, rng, batch)
@@ -88,3 +90,19 @@ class Program:
     def compile(self) -> Callable[[State, dict[str, jax.Array], dict[str, Any]], tuple[State, dict]]:
         """(state, batch, teachers) -> (state, metrics), with the state donated."""
         return self._traced.lower().compile()
+
+
+def _check_accumulation(config: ConfigDict, objective: Any) -> None:
+    """A contrast over micro-batches is another loss than one over the batch: it has fewer negatives."""
+    if config.accumulate == 1 or not getattr(objective, "contrasts", False):
+        return
+    instead = (
+        f"config.objective.chunks={config.accumulate}, which needs as little memory"
+        if "chunks" in config.objective
+        else "more devices or config.remat=full, which save memory too (this objective has no chunks)"
+    )
+    raise UserError(
+        f"config.accumulate={config.accumulate}: the contrast would be among the "
+        f"{config.batch_size // config.accumulate} pairs of a micro-batch, not the batch's {config.batch_size}; set "
+        f"config.accumulate=1 and {instead}"
+    )

@@ -18,11 +18,12 @@ from vfm.errors import UserError
 from vfm.objectives import teachers
 from vfm.train import checkpoint
 from vfm.train import config as configs
-from vfm.train.handover import check_same_encoder, nested, newest
+from vfm.train.handover import check_same_encoder, nested, newest, resampled
 
 log = logging.getLogger(__name__)
 Tree = dict[str, Any]
 FILE = "teachers.json"
+UNUSED = ("encoder/image_pos",)  # a table for single frames, which a teacher of clips may leave unused
 
 
 def check(config: ConfigDict) -> None:
@@ -73,16 +74,19 @@ def load(config: ConfigDict, workdir: str | Path, batch: Tree, like: Tree) -> Tr
 def _take(config: ConfigDict, name: str, run: str, step: int, like: Tree) -> Tree:
     """A teacher's parts from a checkpoint; all that it needs must be there, and be all of these parts."""
     key = f"config.teachers.{name}.run='{run}'"
-    check_same_encoder(key, configs.load_config(run).model.encoder, config.teachers[name].encoder)
+    there, here = configs.load_config(run).model.encoder, config.teachers[name].encoder
+    check_same_encoder(key, there, here)
     stored, _ = checkpoint.restore_params(run, step)
     source = rules.flatten({part: stored[part] for part in like if part in stored})
     target = rules.flatten(like)
+    source = {path: leaf for path, leaf in source.items() if path in target or path not in UNUSED}
+    source = resampled(source, target, there, here)
     strange = sorted(source.keys() ^ target.keys())
     strange += [path for path in target if path in source and source[path].shape != target[path].shape]
     if strange:
-        there, here = (tuple(t[strange[0]].shape) if strange[0] in t else "none" for t in (source, target))
+        theirs, ours = (tuple(t[strange[0]].shape) if strange[0] in t else "none" for t in (source, target))
         raise UserError(
-            f"{key}: {len(strange)} parameters do not fit, first '{strange[0]}', shape {there} there and {here} here; "
+            f"{key}: {len(strange)} parameters do not fit, first '{strange[0]}', shape {theirs} there and {ours} here; "
             f"make config.teachers.{name} agree with that run's config.json"
         )
     count = sum(leaf.size for leaf in source.values())
