@@ -72,7 +72,7 @@ def test_fixed_positions_stay_those_of_the_clip_they_were_made_for(run_of):
 def test_an_encoder_of_another_width_is_refused(run_of):
     old, new = config_with(), config_with(width=24)
     run = run_of(old, params_of(old))
-    with pytest.raises(UserError, match="another encoder: width is 12 there, 24 here"):
+    with pytest.raises(UserError, match="another encoder: .*width is 12 there, 24 here"):
         take_part("encoder", run, params_of(new), new)
     with pytest.raises(
         UserError, match=r"config.init.text='.*': this model has no part 'text', it has encoder"
