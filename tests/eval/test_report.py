@@ -51,7 +51,9 @@ def test_report_shows_every_part(page):
         assert text in page, text
     assert page.count("image/png;base64") == 6 * 4
     assert "14 samples (6 of 20 left out: 6 cannot be read), planned 1 or 2 times each" in page
-    assert "19 of 21 clips were shown as planned; another sample stood in for" in page and "late <1>" not in page
+    assert (
+        "19 of 21 clips were shown as planned; another sample stood in for" in page and "late <1>" not in page
+    )
     assert "<video> stream" not in page and "&lt;video&gt; stream" in page
     assert "tiny <run>" not in page
 
