@@ -217,7 +217,9 @@ def multi_label(
     for line, some in zip(lines or range(1, len(classes) + 1), classes, strict=True):
         for number in some:
             if not is_class(number) or number > last:
-                raise UserError(f"{file} line {line}: {column} has {number!r}; expected a number 0 ... {last}")
+                raise UserError(
+                    f"{file} line {line}: {column} has {number!r}; expected a number 0 ... {last}"
+                )
     largest = max((max(some) for some in classes if some), default=0)
     return MultiLabel(classes, len(names) or largest + 1)
 

@@ -10,9 +10,13 @@ CONVERSATION = [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "v
 JSON: dict[str, Any] = {
     "conversations": [{"video": "a.mp4", "start_time": 1.0, "end_time": 2.0, "conversations": CONVERSATION}],
     "captions": [{"path": "a.mp4", "captions": ["a", "b"], "label": 3, "place": "x"}],
-    "kinetics": {"a": {"annotations": {"label": "yoga", "segment": [8, 18.0]}, "subset": "train", "duration": 10.0}},
+    "kinetics": {
+        "a": {"annotations": {"label": "yoga", "segment": [8, 18.0]}, "subset": "train", "duration": 10.0}
+    },
     "few": [{"file": "a.mp4", "label": "yoga", "youtube_id": "a", "label_idx": 0}],
-    "ssv2": [{"id": "7", "label": "holding a cup", "template": "Holding [something]", "placeholders": ["a cup"]}],
+    "ssv2": [
+        {"id": "7", "label": "holding a cup", "template": "Holding [something]", "placeholders": ["a cup"]}
+    ],
     "ssv2 test": [{"id": "7"}, {"id": "8"}],
     "msrvtt": {
         "videos": [{"video_id": "video0", "category": 3, "split": "train"}],
@@ -20,7 +24,9 @@ JSON: dict[str, Any] = {
     },
     "didemo": [{"video": "a.mov", "description": "a dog", "times": [[0, 1], [1, 1]]}],
     "activitynet": {"v_a": {"duration": 9.5, "timestamps": [[0, 2.5]], "sentences": ["A dog."]}},
-    "actions": {"v_a": {"duration": 9.5, "subset": "x", "annotations": [{"segment": [0.5, 2], "label": "Run"}]}},
+    "actions": {
+        "v_a": {"duration": 9.5, "subset": "x", "annotations": [{"segment": [0.5, 2], "label": "Run"}]}
+    },
     "vatex": [{"videoID": "a_000001_000011", "enCap": ["a dog"], "chCap": ["x"]}],
     "hvu": [{"filename": "a.mp4", "label": {"action": [1], "scene": [2, 3]}}],
     "rawvideo": [{"video_dir": "a", "label": 1, "num_clips": 2, "positive_clip_inds": [0]}],

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from input_pipeline.formats import FORMATS, detect
 from input_pipeline.formats.base import Document
 from input_pipeline.labels import MultiLabel, read_classes
 from vfm.errors import UserError
+
+from . import damaged
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +102,7 @@ def test_lists_of_several_labels(annotations):
     )
     assert frames.labels["label"][1].tolist() == [0, 0, 0, 1, 0, 1, 0, 0]
     assert names(open_source(folder / "video_test_list.txt"), folder) == ["test.mp4", "test.mp4"]
-    with pytest.raises(UserError, match=r"line 2: label has 5; expected 0 \.\.\. 3"):
+    with pytest.raises(UserError, match=r"line 2: label has 5; expected a number 0 \.\.\. 3"):
         open_source({"path": str(folder / "rawframe_test_list_multi_label.txt"), "num_classes": 4})
 
 
@@ -164,7 +167,7 @@ def test_files_of_class_names_in_every_layout(annotations, tmp_path):
     slow = read_classes(annotations / "kinetics" / "kinetics_400_categroies.txt")
     assert slow.names[0] == "riding a bike" and sorted(slow.names) == maps["k400"].names
     named = {name: str(i) for i, name in enumerate(labels.names)}
-    assert read_classes(annotations.__class__(write(tmp_path, "labels.json", named))).names == labels.names
+    assert read_classes(Path(write(tmp_path, "labels.json", named))).names == labels.names
     charades = tmp_path / "classes.txt"
     charades.write_text("c000 Holding some clothes\nc001 Putting clothes somewhere\n")
     assert read_classes(charades).names == ["Holding some clothes", "Putting clothes somewhere"]
@@ -610,3 +613,30 @@ def test_a_file_of_another_format_is_refused_and_not_misread(tmp_path, name):
     ):
         with pytest.raises(UserError):
             open_source({"path": write(tmp_path, file, text), "format": name})
+
+
+@pytest.mark.parametrize("name", [*damaged.JSON, *damaged.TEXT])
+def test_damaged_files_are_read_or_refused_in_a_sentence(tmp_path, name):
+    """Never another exception, and never a source whose samples cannot be asked for."""
+    write(tmp_path, "labels.json", {"Holding something": "0", "Closing something": "1"})
+    whole = damaged.JSON.get(name, damaged.TEXT.get(name))
+    file = write(tmp_path, name if name in damaged.TEXT else f"{name}.json", whole)
+    assert len(open_source(file)) >= 1
+    change = damaged.damaged_text if isinstance(whole, str) else damaged.damaged_json
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(30):
+        write(tmp_path, Path(file).name, change(whole, rng))
+        try:
+            source = open_source(file)
+        except UserError:
+            refused += 1
+        else:
+            assert len([source[i] for i in range(len(source))]) == len(source) > 0
+    assert refused
+
+
+def test_impossible_class_numbers_are_refused_at_once(tmp_path):
+    with pytest.raises(UserError, match="line 1: .*expected 'Class/v_Class"):
+        open_source({"path": write(tmp_path, "ucf.txt", f"A/v_A_g1_c1.avi {10**15}\n"), "format": "ucf101"})
+    with pytest.raises(UserError, match="line 1: label has 1000000000000000; expected"):
+        open_source(write(tmp_path, "list.txt", f"a.mp4 0 {10**15}\n"))
