@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from eval import features, groups, protocol, results, text
+from eval import features, groups, protocol, results, sources, text
 from eval.encoder import load_encoders
 from eval.model import load_models
 from vfm.errors import UserError
@@ -46,7 +46,7 @@ def evaluate(config, encoder_specs: list[str], workdir: Path) -> list[dict]:
         for e in encoders
     }
     by_group = config.protocol == "leave_one_group_out"
-    specs = features.specs_of(config.data, encoders, only_train=by_group)
+    specs = sources.specs_of(config.data, encoders, only_train=by_group)
     features.check(config, encoders, specs)
     workdir.mkdir(parents=True, exist_ok=True)
     sets = features.collect(encoders, config, workdir / "features", specs)

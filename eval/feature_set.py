@@ -3,14 +3,12 @@
 Axes: N clips, V views, T tokens, D width.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from input_pipeline import Source
-from input_pipeline.labels import MultiLabel
+from eval.sources import check_column
 from vfm.errors import UserError
 
 
@@ -62,31 +60,3 @@ class FeatureSet:
         if name in self.columns:
             return self.label_names.get(name)
         return sorted(set(self.words[name]))
-
-
-def check_column(name: str, columns: Iterable[str], words: Iterable[str], spec: str) -> None:
-    """There is a column of that name.
-
-    Raises:
-      UserError: there is none.
-    """
-    has = {*columns, *words} - {"caption"}
-    if name not in has:
-        raise UserError(
-            f"config.tasks or config.data.group: '{name}' is no label column of {spec}; it has: "
-            f"{', '.join(sorted(has)) or 'none'} (a column of integers or names in the CSV)"
-        )
-
-
-def check_single(name: str, source: Source) -> None:
-    """There is a column of that name, with one class for each clip.
-
-    Raises:
-      UserError: there is none, or its clips have several.
-    """
-    check_column(name, source.labels, source.words, f"'{source.name}'")
-    if isinstance(source.labels.get(name), MultiLabel):
-        raise UserError(
-            f"config.tasks: clips of '{source.name}' have several classes of '{name}' each, and this evaluation knows "
-            f"one; choose another column"
-        )

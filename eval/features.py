@@ -20,75 +20,18 @@ from ml_collections import ConfigDict
 import input_pipeline
 from eval import controls
 from eval.encoder import FrozenEncoder, digest
-from eval.feature_set import FeatureSet, check_single
+from eval.feature_set import FeatureSet
 from eval.progress import Bar
-from input_pipeline.spec import Spec, describe, folder_of
-from input_pipeline.spec import sibling as spec_of_sibling
+from eval.sources import check_single, data_config
+from input_pipeline.spec import Spec
 from vfm import models, ops
 from vfm.errors import UserError
 
 VERSION = 1  # of what a cache folder holds
-LOADING = ("max_bad_fraction", "workers", "threads", "cache")  # data keys an evaluation may set itself
 HOW_FAST = frozenset(
     {"max_bad_fraction", "workers", "threads", "prefetch"}
 )  # data keys without effect on features
 ROWS_OF_CALL = 64  # clips x views that go through the encoder at once, at most
-
-
-def sibling(spec: Spec, split: str) -> Spec:
-    """`split`.csv beside the CSV (or a folder beside the folder) that a run was trained on, read with its options.
-
-    Raises:
-      UserError: there is no such file.
-    """
-    beside = spec_of_sibling(spec, split) if spec else None
-    if beside is None:
-        raise UserError(
-            f"config.data.{split} is not set and nothing of that name is beside '{describe(spec or '')}'; add "
-            f"--config.data.{split}=SPEC"
-        )
-    return beside
-
-
-def specs_of(data, encoders: list[FrozenEncoder], only_train: bool = False) -> dict[str, Spec]:
-    """SPEC of each split: the evaluation config's, or else beside what the (first) run was trained on.
-
-    Raises:
-      UserError: one is not given and not found.
-    """
-    train = data.train or encoders[0].config.data.train
-    if not train:
-        raise UserError(
-            "config.data.train is not set, neither here nor in the run; add --config.data.train=SPEC"
-        )
-    if only_train:
-        return {"train": train}
-    return {
-        "train": train,
-        "validation": data.validation or sibling(train, "validation"),
-        "test": data.test or sibling(train, "test"),
-    }
-
-
-def data_config(
-    run: ConfigDict, spec: Spec, root: str = "", loading: Mapping[str, Any] | None = None
-) -> ConfigDict:
-    """The data config of a run with another source.
-
-    Args:
-      run: the run's whole config.
-      root: "" = the run's, if `spec` is beside what the run was trained on.
-      loading: values of `LOADING` keys instead of the run's; None = the run's.
-    """
-    with run.copy_and_resolve_references().unlocked() as config:
-        beside = folder_of(spec) == folder_of(config.data.train or "")
-        with config.ignore_type():  # a path may take the place of a mapping, and the other way round
-            config.data.train = spec
-        config.data.root = root or (config.data.root if beside else "")
-        for key in LOADING:
-            if (value := (loading or {}).get(key)) is not None:
-                config.data[key] = value
-    return config.data
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_flags
 
-from eval import features, protocol, results
+from eval import features, protocol, results, sources
 from eval.encoder import FrozenEncoder
 from vfm.errors import UserError
 from vfm.train import checkpoint
@@ -60,7 +60,7 @@ def evaluator(config: ConfigDict) -> Callable[[int, Any], dict[str, float]] | No
         encoder = FrozenEncoder("in_training", config, encoder_params, int(step), digest)
         cache = Path(tempfile.mkdtemp(prefix="features-"))
         try:
-            specs = features.specs_of(probes.data, [encoder])
+            specs = sources.specs_of(probes.data, [encoder])
             sets = features.collect([encoder], probes, cache, specs, quiet=True)
             rows, *_ = protocol.run(sets, probes, {}, quiet=True)
         finally:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from eval import features, pictures, report_parts, report_style, report_text
+from eval import pictures, report_parts, report_style, report_text, sources
 from eval.report_data import Evaluation, Run, read_evaluations, read_run
 from input_pipeline.chunks import EvaluationChunks, Videos
 from input_pipeline.clips import Recipe
@@ -71,13 +71,10 @@ def _pictures(run: Run, params: dict, evaluation: Evaluation, clips: str) -> str
     specs = evaluation.about.get("specs", {})
     try:
         spec = (
-            clips
-            or specs.get("test")
-            or specs.get("train")
-            or features.sibling(run.config.data.train, "test")
+            clips or specs.get("test") or specs.get("train") or sources.sibling(run.config.data.train, "test")
         )
         loading = {} if clips else evaluation.about.get("config", {}).get("data", {})
-        data = features.data_config(run.config, spec, loading.get("root", ""), loading)
+        data = sources.data_config(run.config, spec, loading.get("root", ""), loading)
         found = reconstruct(run, params, spec, data)
         unseen = _place(spec) != _place(run.config.data.train or "")
         return report_parts.reconstructions(found, run, unseen)

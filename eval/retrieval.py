@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from ml_collections import ConfigDict
 
-from eval import controls, features, text_clips
+from eval import controls, sources, text_clips
 from eval.metrics import published, ranks, retrieval
 from eval.metrics.ranks import Ranks
 from eval.model import Model, padded
@@ -159,7 +159,7 @@ class _ClipsAgain:
     """Single clips by id, for pairs that are scored together; kept as long as memory allows a few hundred."""
 
     def __init__(self, model: Model, clips: Clips, config: ConfigDict, control: str):
-        data = features.data_config(model.config, clips.spec, config.data.root, config.data)
+        data = sources.data_config(model.config, clips.spec, config.data.root, config.data)
         self._chunks = EvaluationChunks(
             Videos(data, clips.spec, "config.data.test", 1.0), Recipe.from_config(data), (1, 1)
         )

@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 import input_pipeline
-from eval import controls, features
-from eval.feature_set import check_single
+from eval import controls, sources
 from eval.model import Model
 from eval.progress import Bar
 from input_pipeline import Source
@@ -48,7 +47,7 @@ class Clips:
         Raises:
           UserError: no such column, or nothing names its classes.
         """
-        check_single(task, self.source)
+        sources.check_single(task, self.source)
         names = self.source.label_names.get(task)
         if task in self.source.labels and names:
             return self.source.labels[task], names
@@ -70,8 +69,8 @@ def open_clips(model: Model, config: ConfigDict, captioned: bool) -> tuple[Clips
     Raises:
       UserError: no clips, or none with a caption.
     """
-    spec = config.data.test or features.sibling(model.config.data.train, "test")
-    data = features.data_config(model.config, spec, config.data.root)
+    spec = config.data.test or sources.sibling(model.config.data.train, "test")
+    data = sources.data_config(model.config, spec, config.data.root)
     source = input_pipeline.open_source(spec, data.root, "config.data.test", data.text.column)
     clips = Clips(spec, source, np.arange(len(source)))
     notes = []
@@ -99,7 +98,7 @@ def batches(
     model: Model, clips: Clips, config: ConfigDict, quiet: bool = False, title: str = ""
 ) -> Iterator[tuple[np.ndarray, Int[np.ndarray, " B"], np.ndarray]]:
     """(video [B,V,T,H,W,3], ids, which rows count) of all batches; unreadable clips do not count and are noted."""
-    data = features.data_config(model.config, clips.spec, config.data.root, config.data)
+    data = sources.data_config(model.config, clips.spec, config.data.root, config.data)
     title = title or f"clips through {model.name}"
     bar = Bar(len(clips.source), title, "clips", quiet)
     chosen = np.zeros(len(clips.source), bool)

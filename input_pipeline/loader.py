@@ -298,8 +298,8 @@ def train_batches(
       seed: of order, clips, crops and flips.
       start_step: the first batch.
       rows: this host's rows of the global batch; all if not given.
-      share: of several processes: (compute, n) -> the bool [n] that `compute` gives in the first of them, so that all
-        leave out the same samples; None where there is one process.
+      share: (compute, names of n samples) -> the bool [n] of those to leave out, which `compute` finds; makes all
+        processes of a run, and a run that goes on, leave out the same. None where there is no need.
 
     Raises:
       UserError: data that cannot be used, now; later, when too many files do not decode.

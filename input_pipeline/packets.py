@@ -16,7 +16,7 @@ from typing import Self
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from input_pipeline.decode import BadVideo, WindowOf
 from input_pipeline.transforms import whole_window
@@ -58,6 +58,7 @@ class PacketVideo:
     """
 
     rotation = 0
+    has_audio = False
 
     def __init__(self, data: bytes | memoryview, stream: Stream, name: str, damage: str = ""):
         self.path, self.damage = name, damage
@@ -133,6 +134,12 @@ class PacketVideo:
         """The frames that are shown at some seconds from the first."""
         places = np.searchsorted(self.times, np.asarray(seconds) + _TOLERANCE, side="right") - 1
         return self.read(np.maximum(places, 0), window_of)
+
+    def read_audio(
+        self, start: float = 0.0, end: float | None = None, rate: int | None = None
+    ) -> tuple[Float32[np.ndarray, "S channels"], int]:
+        """As `decode.Video.read_audio`: there is none, and that is what is raised."""
+        raise BadVideo(self.path, "has no audio track")
 
     def _decode(self, wanted: Sequence[int]):
         """(index, frame) of the frames wanted, which are in order."""

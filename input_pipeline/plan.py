@@ -188,11 +188,12 @@ def _bounded(span: tuple[float, float]) -> tuple[float, float | None]:
 
 
 def _times(video: Any) -> np.ndarray:
-    """Seconds of each frame from the first."""
-    times = getattr(video, "times", None)
-    if times is not None:
-        return np.asarray(times, np.float64)
-    return np.arange(video.num_frames) / (getattr(video, "fps", 0) or 25.0)
+    """Seconds of each frame from the first; where the video does not say, as if there were 25 a second."""
+    try:
+        times = getattr(video, "times", None)
+    except BadVideo:
+        times = None
+    return np.arange(video.num_frames) / 25 if times is None else np.asarray(times, np.float64)
 
 
 def _chosen(times: np.ndarray, fps: float) -> np.ndarray:

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,8 @@ _STATE = frozenset(
 )
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+log = logging.getLogger(__name__)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -296,6 +299,7 @@ def local_copy(path: str) -> str:
     key = hashlib.sha256(f"{path}\0{stamp(path)}".encode()).hexdigest()[:20]
     target = cache_folder() / "remote" / f"{key}-{RemotePath(path).name}"
     if not target.is_file():
+        log.info("copying %s to %s", path, target)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
         try:

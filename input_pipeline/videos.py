@@ -23,8 +23,9 @@ from input_pipeline.text import open_texts
 from vfm.errors import UserError
 
 Batch = dict[str, np.ndarray]
-Share = Callable[[Callable[[], np.ndarray], int], np.ndarray]
-"""(compute, n) -> the bool [n] that `compute` gives in the first of several processes, in all of them."""
+Share = Callable[[Callable[[], np.ndarray], Sequence[str]], np.ndarray]
+"""(compute, names of n samples) -> the bool [n] of those to leave out, which `compute` finds; equal in all processes
+of a run, and in a run that goes on."""
 
 SKIPPED, UNREADABLE, NO_CAPTION = "left out by data.skip", "cannot be read", "no caption"
 _FILES_LOOKED_FOR = 10_000  # whose presence is checked before the first batch
@@ -83,7 +84,7 @@ class Videos:
       most: share of the files that may be bad.
       medium: "video" or "image".
       training: leave out what cannot be shown, and require text where `data` asks for it.
-      share: makes several processes leave out the same; None where there is one.
+      share: makes all processes of a run leave out the same; None where there is one.
 
     Attributes:
       texts: None where the configuration asks for none.
@@ -158,7 +159,7 @@ class Videos:
             self.bad.add_all({name: reasons[path] for name, path in zip(names, paths, strict=True)})
             return np.fromiter((path in reasons for path in source.paths), bool, count) & ~skipped
 
-        unusable = bad() if share is None else share(bad, count)
+        unusable = bad() if share is None else share(bad, source.paths)
         silent = np.zeros(count, bool)
         if self.texts is not None:
             silent[:] = True

@@ -35,12 +35,13 @@ def detect(path: str) -> bool:
 
 
 def read(request: Request) -> tuple[Table, RecordMedia]:
-    files = [storage.local_copy(file) for file in shards(request, is_shard, "ArrayRecord shards")]
+    given = shards(request, is_shard, "ArrayRecord shards")
+    files = [storage.local_copy(file) for file in given]
     counts = [count_records(file) for file in files]
     filled = [file for file, count in zip(files, counts, strict=True) if count]
     if not filled:
         raise UserError(
-            f"{request.key}='{request.path}': has no records, e.g. {files[0]}: {NOTHING}; expected ArrayRecord shards"
+            f"{request.key}='{request.path}': has no records, e.g. {given[0]}: {NOTHING}; expected ArrayRecord shards"
         )
     first = read_bytes(filled[0], 0)
     feature = ""
@@ -50,7 +51,7 @@ def read(request: Request) -> tuple[Table, RecordMedia]:
         )
     found = read_fields(files, feature)
     names, rows, bad, entries = [], [], {}, []
-    for number, (file, count, (_, some)) in enumerate(zip(files, counts, found, strict=True)):
+    for number, (file, count, (_, some)) in enumerate(zip(given, counts, found, strict=True)):
         if not count:
             bad[len(names)] = NOTHING
             entries.append({})

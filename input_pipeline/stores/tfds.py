@@ -39,17 +39,18 @@ def read(request: Request) -> tuple[Table, RecordMedia]:
     builder = _builder(request)
     features = dict(_flat(builder.info.features))
     split = str(request.options["split"]) or _only_split(request, builder)
-    files, rows = [], []
+    given, rows = [], []
     for number, (file, first, stop) in enumerate(_instructions(request, builder, split)):
-        files.append(file)
+        given.append(file)
         rows += [(number, record) for record in range(first, stop)]
     if not rows:
         raise UserError(f"{request.key}='{request.path}': split='{split}' has no records")
+    files = [storage.local_copy(file) for file in given]
     counts = [count_records(file) for file in files]
     bad = {i: NOTHING for i, (number, record) in enumerate(rows) if record >= counts[number]}
     where = f"{request.key}='{request.path}'"
     if len(bad) == len(rows):
-        raise UserError(f"{where}: split='{split}' has no readable records, e.g. {files[0]}: {NOTHING}")
+        raise UserError(f"{where}: split='{split}' has no readable records, e.g. {given[0]}: {NOTHING}")
     feature = str(request.options["media"]) or _media(request, features)
     if not feature:
         number, record = next(row for i, row in enumerate(rows) if i not in bad)
@@ -58,7 +59,7 @@ def read(request: Request) -> tuple[Table, RecordMedia]:
         raise UserError(f"{where}: has no feature '{feature}' (media=); it has {', '.join(features)}")
     found = read_fields(files, feature)
     entries = [found[number][1][record] if i not in bad else {} for i, (number, record) in enumerate(rows)]
-    names = [f"{files[number]}::record {record}" for number, record in rows]
+    names = [f"{given[number]}::record {record}" for number, record in rows]
     classes = {name: list(one.names) for name, one in features.items() if getattr(one, "names", None)}
     media = RecordMedia(
         files,
@@ -174,7 +175,7 @@ def _instructions(request: Request, builder: Any, split: str) -> Iterator[tuple[
         path = str(one.filename)
         if storage.is_remote(request.path):
             path = storage.join(request.path, os.path.basename(path))
-        yield storage.local_copy(path), one.skip, count
+        yield path, one.skip, count
 
 
 def _flat(features: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from eval import features, groups, report_text, results
+from eval import features, groups, report_text, results, sources
 from eval.__main__ import evaluate
 from eval.encoder import load_encoder, load_encoders
 from eval.in_training import evaluator
@@ -235,7 +235,7 @@ def test_mistakes_in_the_config_are_named(run, config, tmp_path, change, text):
 def test_how_clips_are_loaded_can_be_set_and_makes_no_other_features(encoders, videos, tmp_path):
     spec, one = str(videos / "test.csv"), encoders[:1]
     loading = dict(threads=1, workers=None, max_bad_fraction=0.5, cache=None)
-    changed = features.data_config(one[0].config, spec, loading=loading)
+    changed = sources.data_config(one[0].config, spec, loading=loading)
     assert (changed.threads, changed.max_bad_fraction, changed.workers) == (1, 0.5, 0)
     features.extract(one, spec, cache=tmp_path)
     features.extract(one, spec, cache=tmp_path, loading=loading)

@@ -37,3 +37,9 @@ def data(video_set):
     data.train = str(video_set / "train.csv")
     data.frames, data.stride, data.size, data.workers = 4, 2, 16, 0
     return data
+
+
+@pytest.fixture(scope="session")
+def annotations(shared) -> Path:
+    """The folder of published annotation files."""
+    return shared / "data" / "annotations"

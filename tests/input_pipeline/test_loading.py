@@ -96,7 +96,7 @@ def test_samples_of_a_skip_list_are_left_out_and_named(data, tmp_path):
 def test_several_processes_leave_out_what_the_first_one_does(third_damaged):
     shared = np.zeros(20, bool)
     shared[[2, 5]] = True
-    with train_batches(third_damaged, batch_size=18, seed=1, share=lambda compute, count: shared) as batches:
+    with train_batches(third_damaged, batch_size=18, seed=1, share=lambda compute, names: shared) as batches:
         planned = set(batches._streams[0].chunks.planned(0)[1].tolist())
         assert planned == set(range(20)) - {2, 5} and batches.num_examples == 18
 

@@ -114,6 +114,7 @@ def check(url: str, name: str, video_set: Path) -> None:
     assert source.name == f"{url}/{name}"
     assert same_frames(pickle.loads(pickle.dumps(source)), video_set, list(range(COUNT)))
     assert len({source.store.name(i) for i in range(COUNT)}) == COUNT
+    assert all(path.startswith(f"{url}/") for path in source.paths)  # as the set calls them, not as copies do
     if name == "list.csv":
         assert source.paths[3] == f"{url}/videos/3.mp4" and source[7].caption == "number 7"
         assert source.label_names == {"label": ["x", "y", "z"]}

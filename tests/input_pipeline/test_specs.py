@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.common import get_config
-from eval.features import data_config, sibling
+from eval.sources import data_config, sibling
 from input_pipeline import open_source, train_batches
 from input_pipeline.spec import describe, resolve
 from vfm.errors import UserError

@@ -56,8 +56,8 @@ def config(toy, tmp_path):
     return toy.config(batch_size=7, total_steps=STEPS, **options)
 
 
-def interrupted(config, workdir, objective, step):
-    """Trains until the end, with a stop after some steps; gives the last state."""
+def interrupted(config, workdir, objective, step, meanwhile=lambda: None):
+    """Trains until the end, with a stop after some steps, in which something happens; gives the last state."""
 
     def evaluator(step, params):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -65,6 +65,7 @@ def interrupted(config, workdir, objective, step):
 
     config.eval.every = f"{step} steps"
     assert int(train(config, workdir, objective=objective, evaluator=evaluator)["step"]) < STEPS
+    meanwhile()
     return train(config, workdir, objective=objective)
 
 
@@ -86,6 +87,21 @@ def test_a_run_on_a_damaged_set_shows_every_good_sample_as_planned_and_says_so(c
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     told = {"input/decode_ms", "input/transform_ms", "input/wait_ms", "input/bad_clips"}
     assert told <= rows[0].keys() and rows[0]["input/bad_clips"] == 0
+
+
+def test_a_run_that_goes_on_keeps_to_its_plan_whatever_became_of_the_files(config, tmp_path):
+    folder = tmp_path / "set"
+
+    def meanwhile():
+        (folder / "1.mp4").write_bytes((folder / "0.mp4").read_bytes())  # mended
+        (folder / "5.mp4").write_text("broken now")
+
+    state = interrupted(config, tmp_path / "run", Counting(), 3, meanwhile)
+    shown = json.loads((tmp_path / "run" / "input.json").read_text())[str(STEPS)]
+    counts = np.asarray(state["extra"]["counts"])[0]
+    assert counts[1] == 0 and shown["replaced"] == {str(folder / "5.mp4"): 5 - counts[5]} and counts[5] < 5
+    assert shown["sources"][0]["times"] == [5, 5] and counts[GOOD].sum() == STEPS * 7
+    assert (counts[[i for i in GOOD if i != 5]] >= 5).all()
 
 
 def test_what_breaks_during_a_run_is_counted_apart(config, tmp_path, caplog):

@@ -18,10 +18,10 @@ from vfm.train import config as configs
 from vfm.train.feed import Feed
 from vfm.train.initial import initial_state
 from vfm.train.meter import Meter
-from vfm.train.processes import Preemption, alone_in, from_first
+from vfm.train.processes import Preemption, alone_in
 from vfm.train.program import Program
 from vfm.train.progress import Progress, clock
-from vfm.train.shown import Shown
+from vfm.train.shown import Plan, Shown
 from vfm.train.speed import Speed
 from vfm.train.step import State
 from vfm.train.writers import BadFiles, Writers
@@ -117,7 +117,7 @@ def _open(config: ConfigDict, workdir: Path, mesh: jax.sharding.Mesh, batches: B
             seed=config.seed,
             start_step=start,
             rows=rows,
-            share=from_first if jax.process_count() > 1 else None,
+            share=Plan(workdir, newest is not None),
         )
     else:
         source = batches(start, rows)

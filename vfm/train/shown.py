@@ -1,17 +1,56 @@
-"""What a run planned to show, and what it showed: input.json."""
+"""What a run plans to show (plan.json), and what it showed (input.json)."""
 
+import hashlib
 import json
 import logging
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from vfm.train.config import write_json
+from vfm.train.processes import from_first
 
 log = logging.getLogger(__name__)
 _KEPT = 5  # steps whose account stays, so that a run can go on from any checkpoint it has
 _NAMED = 5  # files in one message
+
+
+class Plan:
+    """Decides which samples of the run's sources are left out: once, when it begins, for all its processes.
+
+    plan.json holds that decision. A run that goes on keeps to it, as its order depends on how many samples there are:
+    what has broken since is replaced in its place, what was mended stays out.
+
+    Args:
+      workdir: the run's folder.
+      goes_on: whether the run has checkpoints.
+    """
+
+    def __init__(self, workdir: str | Path, goes_on: bool):
+        self.file = Path(workdir) / "plan.json"
+        self._known = json.loads(self.file.read_text()) if goes_on and self.file.exists() else {}
+
+    def __call__(self, compute: Callable[[], np.ndarray], names: Sequence[str]) -> np.ndarray:
+        """The bool [n] of the samples to leave out, which `compute` finds for a source that is new to the run."""
+
+        def find() -> np.ndarray:
+            digest = hashlib.sha256()
+            for name in names:  # without folders: a set may move
+                digest.update(os.path.basename(name).encode("utf-8", "surrogateescape") + b"\0")
+            key = digest.hexdigest()[:16]
+            if key not in self._known:
+                self._known[key] = np.flatnonzero(compute()).tolist()
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.file, self._known)
+            left_out = np.zeros(len(names), bool)
+            left_out[self._known[key]] = True
+            return left_out
+
+        return from_first(find, len(names))
 
 
 class Shown:
