@@ -29,7 +29,7 @@ from vfm.errors import UserError
 
 VERSION = 1  # of what a cache folder holds
 HOW_FAST = frozenset(
-    {"max_bad_fraction", "workers", "threads", "prefetch"}
+    {"max_bad_fraction", "workers", "threads", "prefetch", "check", "stall_seconds"}
 )  # data keys without effect on features
 ROWS_OF_CALL = 64  # clips x views that go through the encoder at once, at most
 
