@@ -102,20 +102,62 @@ class Document:
             if header.count(name) > 1:
                 raise UserError(f"{self} line 1: the column '{name}' is there twice; rename one")
         rows, numbers = [], []
-        reader = csv.reader(io.StringIO(self.text, newline=""), delimiter=self.delimiter)
-        for cells in reader:
+        for number, cells in self._records():
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{self} line {reader.line_num}: has {len(cells)} fields, the header has {len(header)}; put fields "
+                    f"{self} line {number}: has {len(cells)} fields, the header has {len(header)}; put fields "
                     f"that contain '{self.delimiter}' into double quotes"
                 )
             rows.append(cells)
-            numbers.append(reader.line_num)
+            numbers.append(number)
         if len(rows) < 2:
             raise UserError(f"{self}: has a header but no rows; expected a row for each video")
         return numbers[1:], {name: [row[i].strip() for row in rows[1:]] for i, name in enumerate(header)}
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """(number of the last line, cells) of the records of a CSV; those of several lines are looked at closely."""
+        lines: list[str] = []  # of the record that is being read
+
+        def noted() -> Iterator[str]:
+            for line in io.StringIO(self.text, newline=""):
+                lines.append(line)
+                yield line
+
+        reader, first, last = csv.reader(noted(), delimiter=self.delimiter), 1, ([], 1)
+        try:
+            for cells in reader:
+                if len(lines) > 1:
+                    self._check_quotes(lines, first, cells)
+                last, first = (lines.copy(), first), reader.line_num + 1
+                lines.clear()
+                yield reader.line_num, cells
+        except csv.Error as error:
+            raise UserError(self._open_quote(first, str(error))) from error
+        self._check_quotes(*last)
+
+    def _check_quotes(self, lines: Sequence[str], first: int, cells: Sequence[str] = ()) -> None:
+        """Raises a UserError where a quote swallows rows: the record in `lines`, from line `first` on, goes on to the
+        end of the file, is not well formed, or holds a line that looks like a row by itself."""
+        try:
+            list(csv.reader(lines, delimiter=self.delimiter, strict=True))
+        except csv.Error as error:
+            raise UserError(self._open_quote(first, str(error))) from error
+        words = [i for i, cell in enumerate(cells) if cell and not re.search(r"\s", cell)]
+        for line in lines[1:]:
+            row = [cell.strip().strip('"') for cell in line.split(self.delimiter)]
+            alike = words and len(row) == len(cells) and all(re.fullmatch(r"\S+", row[i]) for i in words)
+            if alike and all(row[i].isdecimal() == cells[i].isdecimal() for i in words):
+                raise UserError(
+                    self._open_quote(first, f"it takes in {short(line.strip())}, which looks like a row")
+                )
+
+    def _open_quote(self, number: int, why: str) -> str:
+        return (
+            f"{self} line {number}: a quote is opened and never closed, or closed in a later row ({why}); close it, "
+            f"and write a quote inside a quoted field twice"
+        )
 
     @functools.cached_property
     def json(self) -> Any:

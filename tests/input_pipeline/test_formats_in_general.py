@@ -97,3 +97,26 @@ def test_impossible_class_numbers_are_refused_at_once(tmp_path):
         open_source({"path": write(tmp_path, "ucf.txt", f"A/v_A_g1_c1.avi {10**15}\n"), "format": "ucf101"})
     with pytest.raises(UserError, match="line 1: label has 1000000000000000; expected"):
         open_source(write(tmp_path, "list.txt", f"a.mp4 0 {10**15}\n"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        ('a.mp4,"opened\nb.mp4,two\nc.mp4,three', 2),
+        ('a.mp4,one\nb.mp4,"opened\nc.mp4,"three"', 3),
+        ('a.mp4,one\nb.mp4,"opened\nc.mp4,three"', 3),
+        ('a.mp4,one\nb.mp4,two\nc.mp4,"opened', 4),
+        (f'a.mp4,one\nb.mp4,"{"long " * 40_000}\n', 3),
+    ],
+)
+def test_a_quote_that_is_never_closed_is_an_error_of_its_line(tmp_path, rows, line):
+    (tmp_path / "list.csv").write_text("path,caption\n" + rows)
+    with pytest.raises(UserError, match=rf"list.csv line {line}: a quote is opened and never closed"):
+        open_source(str(tmp_path / "list.csv"))
+
+
+def test_captions_may_have_quotes_and_several_lines(tmp_path):
+    rows = 'a.mp4,"a dog, brown\nand old, runs"\nb.mp4,6" tall\nc.mp4,"says ""yes"", twice"\n'
+    (tmp_path / "list.csv").write_text("path,caption\n" + rows)
+    captions = [list(found) for found in open_source(str(tmp_path / "list.csv")).captions]
+    assert captions == [["a dog, brown\nand old, runs"], ['6" tall'], ['says "yes", twice']]
