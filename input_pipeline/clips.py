@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from input_pipeline import resize, sampling, transforms
 from input_pipeline.augment import Augment
 from input_pipeline.decode import BadVideo, FewerFrames, Video, WindowOf
+from input_pipeline.limits import check_loading
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
 
@@ -103,6 +104,7 @@ class Recipe:
         Raises:
           UserError: a value is impossible; the message names the key.
         """
+        check_loading(data)
         recipe = cls(
             frames=int(data.frames),
             sampling=data.sampling,

@@ -145,6 +145,8 @@ def test_impossible_recipes_are_refused_by_key(data):
         ("stride", 0),
         ("crop_area", (0.5, 2.0)),
         ("crop_scales", (0.0,)),
+        ("workers", -1),
+        ("max_bad_fraction", 7.0),
     ]:
         with data.unlocked():
             before, data[key] = data[key], value

@@ -1,5 +1,7 @@
 """Durations, the checks of a config, what may change when a run resumes, and the shapes of learning rates."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -55,6 +57,32 @@ def test_the_length_of_a_run_in_any_unit(toy):
 def test_a_config_that_cannot_be_run_says_which_key(toy, changes, says):
     with pytest.raises(UserError, match=says):
         configs.check(toy.config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "range_"),
+    [
+        ("unroll", -1, "at least 0"),
+        ("optim.lr", -1.0, "at least 0"),
+        ("optim.lr", float("nan"), "at least 0"),
+        ("optim.b1", 2.0, "from 0 to below 1"),
+        ("optim.clip", -1.0, "at least 0"),
+        ("optim.layer_decay", 0.0, "above 0 and at most 1"),
+        ("model.encoder.drop_path", 2.0, "from 0 to below 1"),
+        ("data.mean", (0.5,), "three numbers"),
+        ("data.std", (1.0, 0.0, 1.0), "three numbers above 0"),
+        ("data.workers", -1, "at least 0"),
+        ("data.threads", 0, "at least 1 where there are no processes"),
+        ("data.threads", -2, "at least 0"),
+        ("data.prefetch", 0, "at least 1"),
+        ("data.max_bad_fraction", 7.0, "from 0 to 1"),
+        ("data.cache_size", -4, "at least 0"),
+    ],
+)
+def test_a_number_outside_its_range_is_refused(toy, key, value, range_):
+    with pytest.raises(UserError, match=re.escape(f"{key}={value!r}")) as error:
+        configs.check(toy.config(**{"data.train": "x", key: value}))
+    assert range_ in str(error.value)
 
 
 def test_normalisations_are_named_on_the_command_line_and_numbers_in_the_run(toy):

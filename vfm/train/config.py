@@ -1,6 +1,7 @@
 """A run's config: checked, measured in steps, written beside its checkpoints and compared when it resumes."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.limits import check_loading, check_numbers
 from input_pipeline.normalise import statistics
 from vfm.errors import UserError
 from vfm.parts import nearest
@@ -15,6 +17,17 @@ from vfm.parts import nearest
 LENGTHS = ("total_steps", "total_epochs", "total_examples")
 # What a checkpoint is made for: when one of these differs, its parameters belong to another model.
 IDENTITY = ("model.", "objective.")
+TOP = {"unroll": (0, math.inf, False)}
+OPTIM = {
+    "lr": (0, math.inf, False),
+    "min_lr": (0, math.inf, False),
+    "b1": (0, 1, False),
+    "b2": (0, 1, False),
+    "eps": (0, math.inf, False),
+    "weight_decay": (0, math.inf, False),
+    "clip": (0, math.inf, False),
+}
+DROPPED = {"drop_path": (0, 1, False), "dropout": (0, 1, False)}
 
 
 def check(config: ConfigDict, *, need_data: bool = True) -> None:
@@ -43,7 +56,24 @@ def check(config: ConfigDict, *, need_data: bool = True) -> None:
         raise UserError(f"config.ema={config.ema}: expected a decay from 0 (off) to below 1, such as 0.9999")
     if config.checkpoint.keep < 1:
         raise UserError(f"config.checkpoint.keep={config.checkpoint.keep}: expected at least 1")
+    check_numbers(config, TOP, "config")
+    check_numbers(config.optim, OPTIM, "config.optim")
+    if not 0 < config.optim.layer_decay <= 1:
+        raise UserError(
+            f"config.optim.layer_decay={config.optim.layer_decay}: expected a factor above 0 and at most 1 (off)"
+        )
+    for group in ("model", "objective"):
+        _check_dropped(config[group], f"config.{group}")
+    check_loading(config.data)
     _statistics_as_numbers(config)
+
+
+def _check_dropped(part: ConfigDict, name: str) -> None:
+    """Rates of dropping, in a group of keys and those inside."""
+    check_numbers(part, DROPPED, name)
+    for key, inside in part.items():
+        if isinstance(inside, ConfigDict):
+            _check_dropped(inside, f"{name}.{key}")
 
 
 def _statistics_as_numbers(config: ConfigDict) -> None:
