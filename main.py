@@ -38,11 +38,13 @@ def main() -> None:
     from vfm.train import cli, dry_run, processes, progress, train, virtual_devices
 
     define_flags()
-    flag = cli.parse(sys.argv)
+    flag = cli.parse(sys.argv, "a training run")
     if flag.config is None:
         raise UserError("--config is missing: give a config file, such as --config configs/quickstart.py")
     if flag.workdir is None and not flag.dry_run:
         raise UserError("--workdir is missing: give the folder that the run shall be kept in")
+    if flag.workdir is not None:
+        cli.check_folder(flag.workdir)
     if flag.dry_run:
         virtual_devices(flag.config)
     processes.initialize()

@@ -115,11 +115,12 @@ def evaluate_text(config, encoder_specs: list[str], workdir: Path) -> list[dict]
 
 
 def main() -> None:
-    options = cli.parse(sys.argv)
+    options = cli.parse(sys.argv, "an evaluation")
     if options.config is None:
         raise UserError("--config is missing; for instance --config configs/eval/probe.py")
     if not options.workdir:
         raise UserError("--workdir is missing: the folder that results are written to")
+    cli.check_folder(options.workdir)
     logging.getLogger("absl").setLevel(logging.WARNING)
     evaluate(options.config, options.encoder, Path(options.workdir))
 

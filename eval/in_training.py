@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
-from ml_collections.config_flags import config_flags
 
 from eval import features, protocol, results, sources
 from eval.encoder import FrozenEncoder
 from vfm.errors import UserError
-from vfm.train import checkpoint
+from vfm.train import checkpoint, cli
 
 
 def _load(path: str) -> ConfigDict:
@@ -23,7 +22,9 @@ def _load(path: str) -> ConfigDict:
         raise UserError(
             f"config.eval.config='{path}' does not exist; give a file such as configs/eval/in_training.py"
         )
-    return config_flags.ConfigFileFlagParser("config").parse(path)
+    config = cli.load(path)
+    cli.check_kind(config, path, "an evaluation")
+    return config
 
 
 def _gather(params: Any) -> Any:

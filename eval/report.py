@@ -101,6 +101,7 @@ def write_report(
     Raises:
       UserError: the folder is no run, or there are no results.
     """
+    cli.check_file(out_html)
     run, params = read_run(Path(run_dir))
     places = results_file if isinstance(results_file, list) else [results_file]
     evaluation = read_evaluations([Path(place) for place in places])

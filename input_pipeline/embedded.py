@@ -184,6 +184,8 @@ def make(
       UserError: the folder holds something else.
     """
     folder, sizes = Path(folder), {**SPLITS, **(sizes or {})}
+    if seed < 0 or min(sizes.values()) < 0:
+        raise UserError(f"seed={seed}, sizes={sizes}: expected no negative numbers")
     recipe = {"version": _VERSION, "seed": seed, "sizes": sizes, "frames": FRAMES, "side": SIDE}
     recipe["fingerprint"] = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     done = folder / "recipe.json"
@@ -191,6 +193,8 @@ def make(
         return folder
     draft = folder.with_name(folder.name + ".part")
     for old in (folder, draft):
+        if old.exists() and not old.is_dir():
+            raise UserError(f"'{old}' is a file; name a folder that is new or empty")
         if old.exists() and any(old.iterdir()) and not (old / "recipe.json").exists():
             raise UserError(f"'{old}' exists and holds something else; name a folder that is new or empty")
     shutil.rmtree(draft, ignore_errors=True)
@@ -225,16 +229,32 @@ def make(
     return folder
 
 
-if __name__ == "__main__":
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m input_pipeline.embedded",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", help="where the videos go")
     parser.add_argument("--seed", type=int, default=0)
     for name, size in SPLITS.items():
         parser.add_argument(f"--{name}", type=int, default=size, help=f"clips (default {size})")
-    options = vars(parser.parse_args())
+    options = vars(parser.parse_args(arguments))
     try:
-        make(options["folder"], {name: options[name] for name in SPLITS}, options["seed"])
+        sizes = {name: options[name] for name in SPLITS}
+        for name, size in sizes.items():
+            if size < 1:
+                raise UserError(f"--{name}={size}: expected at least 1 clip")
+        folder = make(options["folder"], sizes, options["seed"])
+        print(f"{folder}: {', '.join(f'{size:,} {name}' for name, size in sizes.items())} clips")
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if not error.filename:
+            raise
+        sys.exit(f"error: cannot write '{error.filename}': {error.strerror}; give another folder")
+
+
+if __name__ == "__main__":
+    main()

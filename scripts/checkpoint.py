@@ -27,6 +27,7 @@ def main() -> None:
     if arguments.step is not None or not listed:
         listed = [arguments.step]  # where there is none, restoring it says so
     print(f"{'step':>10}  {'MiB':>10}  {'parameters':>14}  sha256 of {arguments.which}")
+    failed = []
     for step in listed:
         try:
             params, step = checkpoint.restore_params(arguments.workdir, step, arguments.which)
@@ -34,11 +35,17 @@ def main() -> None:
             if len(listed) == 1:
                 raise
             print(f"{step:>10}  {error}")  # such as one that a killed run was removing
+            failed.append(step)
             continue
         folder = Path(arguments.workdir) / "checkpoints" / str(step)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         print(f"{step:>10}  {size:>10.1f}  {count:>14,}  {checkpoint.sha256(params)}")
+    if listed[-1] in failed:
+        raise UserError(
+            f"'{arguments.workdir}': {len(failed)} of {len(listed)} checkpoints cannot be read, the newest among them "
+            f"(step {listed[-1]}); the lines above say why"
+        )
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class Plan:
         yield Step(
             "Train a tokenizer on the captions",
             ["-m", "scripts.train_tokenizer", self.data / "train.csv", "--out", self.tokenizer]
-            + ["--kind", "bpe", "--vocab_size", 128],
+            + ["--kind", "bpe", "--vocab_size", 128, "--force"],
             minutes=0.1,
             result=self.tokenizer,
             sources=[self.data / "train.csv"],

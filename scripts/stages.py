@@ -34,13 +34,33 @@ def handover_of(file: Path) -> dict[str, dict[str, str]]:
         raise UserError(
             f"config file '{file}' does not exist; stages are in configs/, such as internvideo2.py"
         )
+    if file.suffix != ".py":
+        raise UserError(
+            f"config file '{file}' is no Python file; stages are in configs/, such as internvideo2.py"
+        )
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file is code of the user's
+        raise UserError(f"config '{file}' cannot be loaded: {type(error).__name__}: {error}") from error
     stages = getattr(module, "HANDOVER", None)
+    if stages and not _describes_stages(stages):
+        raise UserError(
+            f"'{file}': HANDOVER={stages!r}: expected a mapping of each stage to the parts that it takes from earlier "
+            'ones, such as {"one": {}, "two": {"encoder": "one"}}'
+        )
     if not stages:
         raise UserError(f"'{file}' describes no stages: it has no HANDOVER; for a single run use main.py")
     return stages
+
+
+def _describes_stages(stages: object) -> bool:
+    """Whether each stage takes its parts from stages before it."""
+    if not isinstance(stages, dict) or not all(isinstance(parts, dict) for parts in stages.values()):
+        return False
+    names = list(stages)
+    return all(set(parts.values()) <= set(names[:i]) for i, parts in enumerate(stages.values()))
 
 
 def arguments_of(stage: str, options: argparse.Namespace, overrides: list[str], stages: dict) -> list[str]:
@@ -74,9 +94,17 @@ def read_record(workdir: Path) -> dict:
     """What is known of each stage: the arguments it was called with, the parameters it began from (`from`, by their
     SHA-256), and once it is finished its last step and the SHA-256 of its own."""
     try:
-        return json.loads((workdir / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((workdir / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except ValueError as error:
+        record = error
+    if not isinstance(record, dict) or not all(isinstance(stage, dict) for stage in record.values()):
+        raise UserError(
+            f"'{workdir / RECORD}' is damaged ({str(record)[:100]}); restore it, or remove it and the folders of the "
+            "stages to train all of them again"
+        )
+    return record
 
 
 def _write(workdir: Path, record: dict) -> None:
@@ -95,6 +123,7 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
     if options.only and options.only not in stages:
         raise UserError(f"--only={options.only}: no such stage; there are {', '.join(stages)}")
     options.workdir = options.workdir.expanduser().absolute()
+    cli.check_folder(options.workdir)
     record = read_record(options.workdir)
     for number, stage in enumerate(stages, 1):
         folder = options.workdir / stage

@@ -17,7 +17,7 @@ from pathlib import Path
 from input_pipeline import Source, open_source, open_tokenizer
 from input_pipeline.text import has_words
 from vfm.errors import UserError
-from vfm.train.cli import run
+from vfm.train.cli import check_file, run
 
 KINDS = ("unigram", "bpe")
 SPECIAL = 5  # pad, begin, end, unknown, mask
@@ -87,12 +87,14 @@ def _main() -> None:
     parser.add_argument("--kind", choices=KINDS, default="unigram", help="how pieces are found (unigram)")
     parser.add_argument("--column", default="caption", help="the column of captions (caption)")
     parser.add_argument("--lower", action="store_true", help="no capitals, in training and in use")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
     options = parser.parse_args()
     out = Path(options.out)
     if out.suffix != ".model":
         raise UserError(f"--out='{out}': expected a name that ends in .model")
-    if not out.parent.is_dir():
-        raise UserError(f"--out='{out}': there is no folder '{out.parent}'; make it first")
+    check_file(out)
+    if out.exists() and not options.force:
+        raise UserError(f"--out='{out}' exists; give another name, or --force to write over it")
     texts = []
     for name in options.lists:
         source = open_source(name, key="CSV", column=options.column)

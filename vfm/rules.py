@@ -25,6 +25,22 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
 
 
+def check(rules: Any, what: str = "rules") -> None:
+    """Look whether something is a list of rules.
+
+    Raises:
+      UserError: it is not.
+    """
+    pairs = isinstance(rules, list | tuple) and all(
+        isinstance(rule, list | tuple) and len(rule) == 2 and isinstance(rule[0], str) for rule in rules
+    )
+    if not pairs:
+        raise UserError(
+            f"{what}={rules!r}: expected pairs of a regular expression and a value, such as (('encoder/.*', 0.1), "
+            "('.*', 1.0))"
+        )
+
+
 def match(rules: Rules, tree: Any, what: str = "rules") -> Any:
     """The tree with each leaf replaced by the value of the first rule whose regex matches its whole path.
 
@@ -32,6 +48,7 @@ def match(rules: Rules, tree: Any, what: str = "rules") -> Any:
       UserError: a leaf that no rule matches, a regex that does not compile, or a rule that decides no leaf (but
         for the catch-all ".*"): then it is misspelt or hidden by an earlier one.
     """
+    check(rules, what)
     compiled = []
     for regex, value in rules:
         try:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,6 +16,8 @@ from eval.report_data import read_evaluation
 from vfm.errors import UserError
 from vfm.train import checkpoint
 from vfm.train.config import load_config
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +178,11 @@ def test_probes_run_inside_training(run, tmp_path, monkeypatch):
     config = load_config(run)
     assert evaluator(config) is None
     config.eval.every, config.eval.config = "1 steps", str(file)
+    for other, says in (("common.py", "describes a training run"), ("../README.md", "cannot be loaded")):
+        wrong = load_config(run)
+        wrong.eval.every, wrong.eval.config = "1 steps", str(ROOT / "configs" / other)
+        with pytest.raises(UserError, match=says):
+            evaluator(wrong)
     params, _ = checkpoint.restore_params(run)
     found = evaluator(config)(3, jax.tree.map(jax.numpy.asarray, params))
     assert set(found) == {"eval/kind/linear/all", "eval/kind/knn/all"}

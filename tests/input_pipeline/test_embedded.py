@@ -87,3 +87,22 @@ def test_only_the_order_of_frames_tells_a_motion_from_its_reverse():
                 KNeighborsClassifier(7).fit(x[:middle], labels[:middle]).score(x[middle:], labels[middle:])
             )
     assert max(stills) < 0.7 and min(order) > 0.8, (stills, order)
+
+
+def test_mistakes_on_the_command_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for words, says in (
+        ((tmp_path / "new", "--train", "0"), "--train=0: expected at least 1 clip"),
+        ((tmp_path / "new", "--test=-3"), "--test=-3: expected at least 1 clip"),
+        ((tmp_path / "new", "--seed=-1"), "seed=-1"),
+        ((tmp_path / "file",), "file' is a file; name a folder"),
+        ((tmp_path / "file" / "x",), "error: cannot write"),
+    ):
+        with pytest.raises(SystemExit, match=says):
+            embedded.main([str(word) for word in words])
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_line_says_where_the_set_is(folder, capsys):
+    embedded.main([str(folder), "--train=24", "--validation=4", "--test=4"])
+    assert capsys.readouterr().out == f"{folder}: 24 train, 4 validation, 4 test clips\n"

@@ -88,3 +88,25 @@ def test_mistakes_are_named(chain, tmp_path):
         stages.handover_of(tmp_path / "plain.py")
     with pytest.raises(UserError, match="does not exist"):
         stages.handover_of(tmp_path / "nothing.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("list.csv", "path,label", "is no Python file"),
+        ("half.py", "HANDOVER = {", "cannot be loaded: SyntaxError"),
+        ("list.py", "HANDOVER = ['one']", "expected a mapping of each stage"),
+        ("late.py", "HANDOVER = {'one': {'encoder': 'two'}, 'two': {}}", "expected a mapping of each stage"),
+    ],
+)
+def test_a_file_that_describes_no_stages_is_refused(tmp_path, name, text, says):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        stages.handover_of(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ['{"first": ', "[1]", '{"first": 3}'])
+def test_a_damaged_record_is_named(tmp_path, text):
+    (tmp_path / "stages.json").write_text(text)
+    with pytest.raises(UserError, match="stages.json' is damaged .*restore it, or remove it"):
+        stages.read_record(tmp_path)

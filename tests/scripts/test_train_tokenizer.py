@@ -33,7 +33,7 @@ def test_the_file_is_a_tokenizer_of_that_size(call, capsys, kind):
     assert sorted(path.name for path in file.parent.iterdir()) == ["tok.model", "train.csv"]
 
 
-def test_mistakes(call, capsys):
+def test_mistakes(call, capsys, tmp_path):
     for options, message in {
         (
             "--vocab_size",
@@ -48,6 +48,13 @@ def test_mistakes(call, capsys):
         call(out="tok.bin")
     with pytest.raises(UserError, match="there is no folder"):
         call(out="nowhere/tok.model")
+    (tmp_path / "old.model").write_text("another's")
+    with pytest.raises(UserError, match="old.model' exists; give another name, or --force"):
+        call(out="old.model")
+    call("--vocab_size", "23", "--force", out="old.model")
+    with pytest.raises(UserError, match="is a folder"):
+        (tmp_path / "folder.model").mkdir()
+        call(out="folder.model")
     with pytest.raises(SystemExit):
         call("--help")
     assert "--vocab_size" in capsys.readouterr().out

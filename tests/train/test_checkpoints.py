@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from scripts import checkpoint as listing
 from vfm.errors import UserError
 from vfm.train import checkpoint, train
 from vfm.train.initial import check_frozen
@@ -198,3 +199,20 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_is_complete(toy, small_disk
     if small_disk:
         filler.unlink()
     assert int(fit(toy, run, total_steps=4)["step"]) == 4
+
+
+def test_a_listing_whose_newest_checkpoint_is_damaged_fails_after_all_rows(monkeypatch, tmp_path, capsys):
+    def restore(workdir, step, which):
+        if step in damaged:
+            raise UserError("damaged")
+        return {"a": np.zeros(3)}, step
+
+    monkeypatch.setattr(checkpoint, "steps", lambda workdir: [2, 4, 6])
+    monkeypatch.setattr(checkpoint, "restore_params", restore)
+    monkeypatch.setattr(sys, "argv", ["checkpoint", str(tmp_path)])
+    damaged = {4}
+    listing.main()
+    damaged = {2, 6}
+    with pytest.raises(UserError, match=r"2 of 3 checkpoints cannot be read, the newest among them"):
+        listing.main()
+    assert capsys.readouterr().out.count("damaged") == 3

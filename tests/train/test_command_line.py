@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from vfm.errors import UserError
+from vfm.train import cli
+
 # Each command line is parsed in a fork of one process, because flags are global and imports are slow.
 PARSE = """
 import json, os, sys
@@ -49,8 +52,14 @@ CASES = {
     "a size": ("--config=configs/videomae.py:b", "parsed"),
     "overrides first": (
         "--config.ema=.5 --config=configs/common.py",
-        "error: Found --config.ema=.5 in argv before",
+        "error: '--config.ema=.5' stands before --config configs/common.py; put --config FILE first",
     ),
+    "a folder": ("--config=configs", "error: --config='configs' is a folder; give a file in it"),
+    "a module without a config": (
+        "--config=input_pipeline/suffixes.py",
+        "error: 'input_pipeline/suffixes.py' is no config: it has no function get_config",
+    ),
+    "no module": ("--config=README.md", "error: config 'README.md' cannot be loaded"),
 }
 
 
@@ -102,3 +111,47 @@ def test_a_dry_run_needs_no_data_and_writes_nothing(toy, tmp_path):
     for text in ("encoder/blocks/attn/qkv/kernel", "-, fsdp, tensor", "parameters", "FLOPs", "a device: "):
         assert text in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_a_config_of_another_kind_is_sent_to_its_program(toy, tmp_path):
+    run, evaluation = str(toy.root / "configs/common.py"), str(toy.root / "configs/eval/probe.py")
+    cli.check_kind(cli.load(run), run, "a training run")
+    cli.check_kind(cli.load(evaluation), evaluation, "an evaluation")
+    with pytest.raises(UserError, match="describes an evaluation, not a training run; use python -m eval"):
+        cli.check_kind(cli.load(evaluation), evaluation, "a training run")
+    with pytest.raises(UserError, match="describes a training run, not an evaluation; use main.py"):
+        cli.check_kind(cli.load(run), run, "an evaluation")
+    (tmp_path / "none.py").write_text("def get_config():\n    return 3\n")
+    with pytest.raises(UserError, match="get_config gives a int; expected a ConfigDict"):
+        cli.load(str(tmp_path / "none.py"))
+
+
+def test_what_the_system_refuses_is_a_sentence(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    for act, says in (
+        (lambda: file.mkdir(), "is a file, and a folder is expected"),
+        (lambda: (file / "x").mkdir(), "is below a file"),
+        (lambda: tmp_path.read_text(), "is a folder, and a file is expected"),
+        (lambda: (tmp_path / "gone" / "x").write_text(""), "does not exist"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            cli.run(act)
+        error = capsys.readouterr().err
+        assert left.value.code == 1 and error.startswith(f"error: '{tmp_path}") and says in error
+    with pytest.raises(BrokenPipeError):
+        cli.run(lambda: (_ for _ in ()).throw(BrokenPipeError(32, "Broken pipe")))
+
+
+def test_places_are_looked_at_before_the_work(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    cli.check_folder(tmp_path / "new" / "one")
+    cli.check_file(file)
+    for folder in (file, file / "run"):
+        with pytest.raises(UserError, match=f"--workdir='{folder}': '{file}' is a file; give a folder"):
+            cli.check_folder(folder)
+    with pytest.raises(UserError, match="there is no folder"):
+        cli.check_file(tmp_path / "gone" / "report.html")
+    with pytest.raises(UserError, match="is a folder; give the name of a file"):
+        cli.check_file(tmp_path)

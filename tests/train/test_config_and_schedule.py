@@ -149,3 +149,19 @@ def test_a_schedule_that_does_not_exist_or_fit_is_an_error(toy):
         rates(toy, **{"optim.schedule": "cosin"})
     with pytest.raises(UserError, match="optim.cooldown='95%' is 95 steps"):
         rates(toy, **{"optim.schedule": "linear_cooldown", "optim.cooldown": "95%"})
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"model": 3, "data": {}, "objective": {}}', "{", "\x80"])
+def test_a_config_file_that_is_no_config_is_a_clear_error(tmp_path, text):
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match="config.json' is (no config of a run|not readable as JSON)"):
+        configs.load_config(tmp_path)
+    with pytest.raises(UserError, match="is no run"):
+        configs.load_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("key", ["optim.lr_rules", "optim.decay_rules", "sharding_rules"])
+@pytest.mark.parametrize("value", [(5,), (("a", 1, 2),), ((".*", "often"),)])
+def test_rules_of_another_form_are_refused(toy, key, value):
+    with pytest.raises(UserError, match=rf"config.{key}.*expected"):
+        configs.check(toy.config(**{"data.train": "x", key: value}))

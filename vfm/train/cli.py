@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -25,14 +26,40 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         _leave(str(error), error)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL and not error.filename:
             raise
-        _leave(
-            f"{FULL[error.errno]}: cannot write '{error.filename or ''}'; make room, then run it again", error
-        )
+        _leave(_of_the_system(error), error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def check_folder(folder: str | Path, key: str = "--workdir") -> None:
+    """Look whether a folder is there or can be made.
+
+    Raises:
+      UserError: a file is in its place, or in the place of a folder above it.
+    """
+    for place in (Path(folder), *Path(folder).absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UserError(f"{key}='{folder}': '{place}' is a file; give a folder, new or old")
+            return
+
+
+def check_file(file: str | Path, key: str = "--out") -> None:
+    """Look whether a file can be written, before the work that it is written after.
+
+    Raises:
+      UserError: it is a folder, or its folder is missing or not to be written to.
+    """
+    file = Path(file)
+    if file.is_dir():
+        raise UserError(f"{key}='{file}' is a folder; give the name of a file, such as '{file / 'NAME'}'")
+    if not file.parent.is_dir():
+        raise UserError(f"{key}='{file}': there is no folder '{file.parent}'; make it first")
+    if not os.access(file.parent, os.W_OK):
+        raise UserError(f"{key}='{file}': the folder '{file.parent}' cannot be written to; choose another")
 
 
 def define_config() -> None:
@@ -40,8 +67,11 @@ def define_config() -> None:
     config_flags.DEFINE_config_file("config", None, "config file, such as configs/quickstart.py")
 
 
-def parse(argv: list[str]) -> flags.FlagValues:
+def parse(argv: list[str], kind: str = "") -> flags.FlagValues:
     """Parse the command line; flags have to be defined before. --help prints them and leaves.
+
+    Args:
+      kind: what the config has to describe, see `check_kind`; "" = anything.
 
     Raises:
       UserError: an unknown flag, config file or key (the nearest is named), or a value of the wrong type.
@@ -51,7 +81,11 @@ def parse(argv: list[str]) -> flags.FlagValues:
         sys.exit(0)
     path = _config_path(argv)
     if path is not None:
-        _check_keys(argv, _load(path))
+        config = load(path)
+        if kind:
+            check_kind(config, path, kind)
+        _check_order(argv, path)
+        _check_keys(argv, config)
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -79,9 +113,36 @@ def _one_length(argv: list[str]) -> None:
             flags.FLAGS.config[key] = None
 
 
-def _load(path: str) -> ConfigDict:
-    """The config of FILE.py[:arg] before overrides; the file is code of the user's, so anything may go wrong."""
+KINDS = {"a training run": "main.py", "an evaluation": "python -m eval"}
+
+
+def check_kind(config: ConfigDict, path: str, kind: str) -> None:
+    """Look whether a config describes what it is given for.
+
+    Args:
+      kind: one of KINDS.
+
+    Raises:
+      UserError: it describes the other, or neither.
+    """
+    found = "an evaluation" if "protocol" in config else ""
+    if {"model", "data", "objective"} <= set(config):
+        found = "a training run"
+    if not found:
+        raise UserError(f"'{path}' does not describe {kind}; see the files in configs/ for what that needs")
+    if found != kind:
+        raise UserError(f"'{path}' describes {found}, not {kind}; use {KINDS[found]}")
+
+
+def load(path: str) -> ConfigDict:
+    """The config of FILE.py[:arg] before overrides; the file is code of the user's, so anything may go wrong.
+
+    Raises:
+      UserError: there is no such file, it fails, or it gives no config.
+    """
     file = path.split(":", 1)[0]
+    if os.path.isdir(file):
+        raise UserError(f"--config='{file}' is a folder; give a file in it, such as configs/quickstart.py")
     if not os.path.isfile(file):
         folder = os.path.dirname(file) or "."
         there = os.listdir(folder) if os.path.isdir(folder) else []
@@ -89,11 +150,27 @@ def _load(path: str) -> ConfigDict:
         also = f" (did you mean '{os.path.join(folder, hint[0])}'?)" if hint else ""
         raise UserError(f"config file '{file}' does not exist{also}; configs lie in configs/")
     try:
-        return config_flags.ConfigFileFlagParser("config").parse(path)
+        config = config_flags.ConfigFileFlagParser("config").parse(path)
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, AttributeError) and "'get_config'" in str(error):
+            raise UserError(
+                f"'{file}' is no config: it has no function get_config; see the files in configs/"
+            ) from error
         raise UserError(f"config '{path}' cannot be loaded: {_one_line(error)}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"'{path}': get_config gives a {type(config).__name__}; expected a ConfigDict")
+    return config
+
+
+def _check_order(argv: list[str], path: str) -> None:
+    """Overrides are of the config before them."""
+    for arg in argv[1:]:
+        if re.match(r"--?config(=|$)", arg):
+            return
+        if re.match(r"--?(?:no)?config\.", arg):
+            raise UserError(f"'{arg}' stands before --config {path}; put --config FILE first")
 
 
 def _config_path(argv: list[str]) -> str | None:
@@ -125,7 +202,7 @@ def _wrong_value(path: str | None, error: BaseException) -> str:
     if not found or path is None:
         return _one_line(error)
     group, _, name = found[1].rpartition(".")
-    keys = operator.attrgetter(group)(_load(path)) if group else _load(path)
+    keys = operator.attrgetter(group)(load(path)) if group else load(path)
     if isinstance(keys[name], ConfigDict):
         return f"config.{found[1]}={found[2]}: expected a group of keys, set one of them: {', '.join(keys[name])}"
     like = f", such as {keys[name]!r}" if keys[name] is not None else ""
@@ -137,6 +214,21 @@ def _one_line(error: BaseException) -> str:
     # The config flag parser puts a whole traceback into the text; its last line says what happened.
     text = lines[-1] if "Traceback (most recent call last):" in lines else " ".join(lines)
     return text or type(error).__name__
+
+
+def _of_the_system(error: OSError) -> str:
+    """The text for what the operating system refused."""
+    name = error.filename or ""
+    if error.errno in FULL:
+        return f"{FULL[error.errno]}: cannot write '{name}'; make room, then run it again"
+    wrong = {
+        FileExistsError: "is a file, and a folder is expected",
+        NotADirectoryError: "is below a file, and a folder is expected",
+        IsADirectoryError: "is a folder, and a file is expected",
+        FileNotFoundError: "does not exist, or the folder that it is in does not",
+    }
+    text = wrong.get(type(error), error.strerror or type(error).__name__)
+    return f"'{name}': {text}; check the name and the rights, or give another"
 
 
 def _leave(text: str, error: BaseException) -> None:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.limits import check_loading, check_numbers
 from input_pipeline.normalise import statistics
+from vfm import rules
 from vfm.errors import UserError
 from vfm.parts import nearest
 
@@ -65,6 +66,7 @@ def check(config: ConfigDict, *, need_data: bool = True) -> None:
     for group in ("model", "objective"):
         _check_dropped(config[group], f"config.{group}")
     check_loading(config.data)
+    _check_rules(config)
     _statistics_as_numbers(config)
 
 
@@ -74,6 +76,22 @@ def _check_dropped(part: ConfigDict, name: str) -> None:
     for key, inside in part.items():
         if isinstance(inside, ConfigDict):
             _check_dropped(inside, f"{name}.{key}")
+
+
+def _check_rules(config: ConfigDict) -> None:
+    """The form of rule lists; what they match is looked at with the parameters at hand."""
+    for key, values in (("lr_rules", config.optim.lr_rules), ("decay_rules", config.optim.decay_rules)):
+        rules.check(values, f"config.optim.{key}")
+        for regex, value in values:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise UserError(f"config.optim.{key}: '{regex}' has the value {value!r}: expected at least 0")
+    rules.check(config.sharding_rules, "config.sharding_rules")
+    for regex, axes in config.sharding_rules:
+        if not isinstance(axes, list | tuple) or not all(isinstance(axis, str) for axis in axes):
+            raise UserError(
+                f"config.sharding_rules: '{regex}' has the value {axes!r}: expected names of axes, such as "
+                "('fsdp', '')"
+            )
 
 
 def _statistics_as_numbers(config: ConfigDict) -> None:
@@ -145,19 +163,25 @@ def load_config(workdir: str | Path) -> ConfigDict:
     """The locked config of a run's folder.
 
     Raises:
-      UserError: the folder has no config.json.
+      UserError: the folder has no config.json, or one that is no config of a run.
     """
     file = Path(workdir) / "config.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"'{workdir}' is no run: it has no config.json; give the --workdir of a training run"
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(
             f"'{file}' is not readable as JSON ({error}); restore it or start in another folder"
         ) from None
+    groups = ("model", "data", "objective")
+    if not isinstance(values, dict) or not all(isinstance(values.get(group), dict) for group in groups):
+        raise UserError(
+            f"'{file}' is no config of a run: expected an object with {', '.join(groups)}; restore it or give the "
+            "folder of a training run"
+        )
     return ConfigDict({key: _tuples(value) for key, value in values.items()}).lock()
 
 
