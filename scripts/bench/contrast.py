@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from vfm.contrastive import infonce, sigmoid
+from vfm.errors import UserError
+from vfm.train.cli import run
 
 
 def temporary_bytes(kind: str, rows: int, size: int, chunk: int) -> int:
@@ -43,12 +45,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512, help="of an embedding (%(default)s)")
     parser.add_argument("--chunks", default="256,512,1024,2048,4096,0", help="0 = all columns (%(default)s)")
     arguments = parser.parse_args()
+    for key in ("rows", "size"):
+        if getattr(arguments, key) < 1:
+            raise UserError(f"--{key} {getattr(arguments, key)}: expected a number from 1 on")
+    chunks = arguments.chunks.split(",")
+    if not all(chunk.strip().isdecimal() for chunk in chunks):
+        raise UserError(
+            f"--chunks '{arguments.chunks}': expected numbers from 0 on with commas, such as 512,1024,0"
+        )
     matrix = 4 * arguments.rows**2 / 2**20
     print(
         f"{arguments.rows:,} pairs of {arguments.size}; one similarity matrix in float32 is {matrix:,.0f} MiB\n"
     )
     print("| chunk | InfoNCE, MiB | sigmoid, MiB |\n| --- | --- | --- |")
-    for chunk in map(int, arguments.chunks.split(",")):
+    for chunk in map(int, chunks):
         sizes = [
             temporary_bytes(kind, arguments.rows, arguments.size, chunk) / 2**20
             for kind in ("infonce", "sigmoid")
@@ -57,4 +67,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -28,6 +28,10 @@ class Failed(RuntimeError):
 
 def serve(build: Callable[[dict], tuple[dict, Run, Callable[[], int] | None]]) -> None:
     """Be a contender: `build(settings) -> (what it is, run, device's peak in bytes or None = the process's)`."""
+    if sys.argv[1:] or sys.stdin.isatty():
+        sys.exit(
+            "error: this is one contender of a benchmark, started by python -m scripts.bench.step; see its --help"
+        )
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print must not come between the answers
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bench import contrast, protocol
+from vfm.errors import UserError
+
 ROOT = Path(__file__).parents[2]
 TOY = ("--frames", "2", "--image_size", "32", "--batch", "2", "--precision", "float32")
 
@@ -49,3 +52,20 @@ def test_mistakes_are_one_line(arguments, named):
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: ") and named in failed.stderr
     assert len(failed.stderr.strip().splitlines()) == 1
+
+
+def test_a_contender_called_by_hand_names_the_benchmark(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["ours", "--help"])
+    with pytest.raises(SystemExit, match="started by python -m scripts.bench.step"):
+        protocol.serve(None)
+
+
+@pytest.mark.parametrize(
+    "words", [("--rows", "-1"), ("--size", "0"), ("--chunks", "abc"), ("--chunks", "-4")]
+)
+def test_impossible_sizes_of_the_contrastive_benchmark_are_refused(monkeypatch, words):
+    monkeypatch.setattr(sys, "argv", ["contrast", "=".join(words)])
+    with pytest.raises(
+        UserError, match=f"{words[0]} '?{words[1]}'?: expected"
+    ):
+        contrast.main()
