@@ -256,6 +256,7 @@ def _layout_rows(
     if not question:
         return model.rows(options)
     rows = [conversation_row(model.tokenizer, model.layout, ((question, option),)) for option in options]
+    model.cut |= {f"{question} {option}" for option, row in zip(options, rows, strict=True) if row.cut}
     return tuple(np.stack([getattr(row, key) for row in rows]) for key in ("ids", "mask", "loss"))
 
 

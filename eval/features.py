@@ -188,11 +188,13 @@ def extract(
     quiet: bool = False,
     loading: Mapping[str, Any] | None = None,
     control: str = "none",
+    key: str = "config.data",
 ) -> dict[str, FeatureSet]:
     """Features of all encoders on one source; only what the cache lacks is computed, in one pass for runs alike.
 
     Args:
       control: what is done to the clips, one of `eval.controls.CONTROLS`.
+      key: what errors call the source.
 
     Raises:
       UserError: nothing is readable, features are not finite, or the disk is full.
@@ -200,7 +202,7 @@ def extract(
     keys, configs, sources = {}, {}, {}
     for encoder in encoders:
         configs[encoder.name] = config = data_config(encoder.config, spec, root, loading)
-        source = sources[encoder.name] = input_pipeline.open_source(spec, config.root, "config.data")
+        source = sources[encoder.name] = input_pipeline.open_source(spec, config.root, key)
         how = [list(views), dtype, with_tokens, *([] if control == "none" else [control])]
         keys[encoder.name] = _key(encoder, config, _source_state(source), how)
     missing = [e for e in encoders if not (cache / keys[e.name] / "meta.json").exists()]
@@ -234,9 +236,9 @@ def check(config: ConfigDict, encoders: list[FrozenEncoder], specs: dict[str, Sp
       UserError: one does not.
     """
     names = [*config.tasks, *([config.data.group] if config.protocol == "leave_one_group_out" else [])]
-    for spec in specs.values():
+    for split, spec in specs.items():
         data = data_config(encoders[0].config, spec, config.data.root)
-        source = input_pipeline.open_source(spec, data.root, "config.data")
+        source = input_pipeline.open_source(spec, data.root, f"config.data.{split}")
         for name in names:
             check_single(name, source)
     for encoder in encoders:
@@ -271,6 +273,7 @@ def collect(
             title=f"features of {key}",
             quiet=quiet,
             control=control,
+            key=f"config.data.{split}",
         )
         for name, one in found.items():
             out[name][key] = one

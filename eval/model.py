@@ -64,6 +64,7 @@ class Model:
       stage: of training, in results.
       step: of the checkpoint; 0 for an untrained one.
       sha256: of the parameters.
+      cut: texts that were laid out and did not fit into a row.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Model:
     sha256: str
     stage: str
     untrained: bool = False
+    cut: set[str] = field(default_factory=set)
     _compiled: dict = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -126,6 +128,8 @@ class Model:
             if not text.strip():
                 raise UserError("an empty text cannot be looked for or compared; fill it in or leave it out")
             rows.append(caption_row(self.tokenizer, self.layout, text))
+            if rows[-1].cut:
+                self.cut.add(text)
         return tuple(np.stack([getattr(row, key) for row in rows]) for key in ("ids", "mask", "loss"))
 
     def prompt_ids(self, prompt: str | None = None) -> list[int]:

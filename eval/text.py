@@ -60,6 +60,12 @@ def run(
         notes += found
         results, extras[model.name], found = protocol.run(model, clips, config, quiet)
         notes += found
+        if model.cut:
+            notes.append(
+                f"{len(model.cut)} different texts are longer than the {model.layout.length} tokens of encoder "
+                f"'{model.name}' (data.text.length) and are compared as far as they fit, such as "
+                f"'{min(model.cut)[:60]}'"
+            )
         bad |= clips.bad_files
         about = dict(
             protocol=config.protocol, split=_split(clips), step=model.step, params_sha256=model.sha256

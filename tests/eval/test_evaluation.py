@@ -250,6 +250,12 @@ def test_how_clips_are_loaded_can_be_set_and_makes_no_other_features(encoders, v
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_missing_set_is_named_by_its_key(run, config, tmp_path):
+    config.data.test = "nope.csv"
+    with pytest.raises(UserError, match="config.data.test='nope.csv'"):
+        evaluate(config, [str(run)], tmp_path)
+
+
 def test_mistakes_about_encoders_are_named(run, tmp_path):
     with pytest.raises(UserError, match="no folder"):
         load_encoder(str(tmp_path / "nothing"))

@@ -198,6 +198,15 @@ def test_collapsed_embeddings_are_named(knows):
         text.run([model(Nan())], small(retrieval), quiet=True)
 
 
+def test_texts_that_are_cut_are_noted(knows):
+    model = Model("x", knows.config, knows.objective, knows.params, 0, "", "contrast")
+    model.rows(["a video of " + "very " * 200])
+    c = small(retrieval)
+    c.controls = ("none",)
+    notes = text.run([model], c, quiet=True)[2]
+    assert any("1 different texts are longer than" in note and "a video of very" in note for note in notes)
+
+
 def test_captions_under_every_control(knows):
     rows, extras, notes, _ = text.run([knows], small(captions), quiet=True)
     assert (
