@@ -22,6 +22,7 @@ from vfm.train import checkpoint, cli
 from vfm.train.config import write_json
 
 RECORD = "stages.json"
+OPTIONS = ("config", "size", "workdir", "only")
 
 
 def handover_of(file: Path) -> dict[str, dict[str, str]]:
@@ -83,9 +84,12 @@ def check_overrides(overrides: list[str], stages: dict) -> None:
     """
     for text in overrides:
         place, dot, rest = text.removeprefix("--").partition(".")
+        if text.startswith("--") and dot and "=" not in rest and place in ("config", *stages):
+            raise UserError(f"'{text}' has no value; write {text}=VALUE, in one word")
         if not text.startswith("--") or not dot or "=" not in rest or place not in ("config", *stages):
+            known = ("config", *stages) if dot else (*OPTIONS, *stages)
             raise UserError(
-                f"unknown argument '{text}'{nearest(place, ('config', *stages))}; overrides are written "
+                f"unknown argument '{text}'{nearest(place.partition('=')[0], known)}; overrides are written "
                 f"--config.a.b=value, or --STAGE.a.b=value with one of {', '.join(stages)}"
             )
 
@@ -165,7 +169,10 @@ def train(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="python -m scripts.stages",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--config", required=True, help="config file with stages, such as configs/internvideo2.py"

@@ -29,7 +29,11 @@ def resolve(name: str, home: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserError(f"part '{name}': no module '{module_name}'; check the spelling") from error
-    public = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+    public = getattr(module, "__all__", None) or [
+        n
+        for n, v in vars(module).items()
+        if callable(v) and not n.startswith("_") and getattr(v, "__module__", "") == module_name
+    ]
     if attribute not in public:
         raise UserError(
             f"part '{name}': '{module_name}' has no '{attribute}'{nearest(attribute, public)}; "

@@ -20,6 +20,8 @@ def test_the_first_rule_that_matches_decides():
         ([(".*/kernal", 0), (".*", 1)], "'.*/kernal' decides no parameter"),
         ([(".*", 1), (".*/bias", 0)], "'.*/bias' decides no parameter"),
         ([("encoder/(", 1)], "not a regular expression"),
+        (5, "rules=5: expected pairs"),
+        ((".*", 1), "expected pairs"),
     ],
 )
 def test_rules_that_cannot_be_meant(wrong, message):
@@ -46,3 +48,13 @@ def test_parts_are_found_by_short_name_or_by_module():
 def test_wrong_parts(part, message):
     with pytest.raises(UserError, match=message):
         parts.build(part, "vfm.masking")
+
+
+def test_imported_names_are_no_parts():
+    for home in ("vfm.masking", "vfm.targets", "vfm.losses", "vfm.models", "vfm.objectives"):
+        with pytest.raises(UserError, match="has no 'Array'") as error:
+            parts.resolve("Array", home)
+        listed = str(error.value).split("it has: ")[1].split(", ")
+        assert len(listed) > 1 and not {"Array", "Callable", "Float", "Any", "Mapping", "UserError"} & set(
+            listed
+        )

@@ -110,3 +110,18 @@ def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "stages.json").write_text(text)
     with pytest.raises(UserError, match="stages.json' is damaged .*restore it, or remove it"):
         stages.read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("--config.seed", "'--config.seed' has no value; write --config.seed=VALUE"),
+        ("--first.seed", "'--first.seed' has no value"),
+        ("--siz", "did you mean 'size'"),
+        ("--onyl=first", "did you mean 'only'"),
+        ("--fist.seed=3", "did you mean 'first'"),
+    ],
+)
+def test_a_mistaken_word_is_told_what_it_may_have_been(text, says):
+    with pytest.raises(UserError, match=says):
+        stages.check_overrides([text, "3"], {"first": {}, "second": {"encoder": "first"}})
