@@ -216,3 +216,12 @@ def test_a_listing_whose_newest_checkpoint_is_damaged_fails_after_all_rows(monke
     with pytest.raises(UserError, match=r"2 of 3 checkpoints cannot be read, the newest among them"):
         listing.main()
     assert capsys.readouterr().out.count("damaged") == 3
+
+
+def test_a_damaged_checkpoint_is_told_without_the_settings_of_its_storage(finished, monkeypatch):
+    def load(*_):
+        raise ValueError("Error opening 'zarr': missing\nSee full TensorStore details: {driver: zarr}")
+
+    monkeypatch.setattr(checkpoint.ocp, "load", load)
+    with pytest.raises(UserError, match=r"ValueError: Error opening 'zarr': missing; if it is damaged"):
+        checkpoint.restore_params(finished[0])

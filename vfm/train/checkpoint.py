@@ -172,6 +172,7 @@ def _reason(error: BaseException) -> str:
     text = str(error)
     if "No space left" in text or "RESOURCE_EXHAUSTED" in text:
         return "no space left on the disk"
+    text = text.split("See full TensorStore details")[0]  # many lines of its own settings
     return f"{type(error).__name__}: {' '.join(text.split())[:300]}"
 
 
