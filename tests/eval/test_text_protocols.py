@@ -179,7 +179,7 @@ def test_retrieval_under_every_control(knows):
     assert len(rows) == 10
 
 
-def test_collapsed_embeddings_are_named(knows):
+def test_collapsed_embeddings_and_texts_that_are_cut_are_named(knows):
     class Flat(Knows):
         def embed_video(self, params, video):
             return self._unit((jnp.ones((len(video), 3)), jnp.ones((len(video), 2))))
@@ -191,20 +191,13 @@ def test_collapsed_embeddings_are_named(knows):
     def model(objective):
         return Model("x", knows.config, objective, knows.params, 0, "", "contrast")
 
-    rows, _, notes, _ = text.run([model(Flat())], small(retrieval), quiet=True)
+    flat = model(Flat())
+    flat.rows(["very " * 300])
+    rows, _, notes, _ = text.run([flat], small(retrieval), quiet=True)
     assert values(rows, "R@1")["text_to_video", "none"] == pytest.approx(2 / 12)
-    assert "equally similar to all videos" in notes[0]
+    assert "equally similar to all videos" in notes[0] and "1 different texts are longer" in notes[-1]
     with pytest.raises(UserError, match="not finite"):
         text.run([model(Nan())], small(retrieval), quiet=True)
-
-
-def test_texts_that_are_cut_are_noted(knows):
-    model = Model("x", knows.config, knows.objective, knows.params, 0, "", "contrast")
-    model.rows(["a video of " + "very " * 200])
-    c = small(retrieval)
-    c.controls = ("none",)
-    notes = text.run([model], c, quiet=True)[2]
-    assert any("1 different texts are longer than" in note and "a video of very" in note for note in notes)
 
 
 def test_captions_under_every_control(knows):
@@ -403,6 +396,5 @@ def test_mistakes_are_one_clear_line(knows, contrast_run, language_run, run, cli
     bare.write_text(f"path,kind\n{clips}/0.mp4,0\n")
     fails(retrieval, mine, "has no captions", lambda c: c.data.update(test=str(bare)))
     bare.write_text(f"path,kind,caption\n{clips}/0.mp4,0,...\n{clips}/1.mp4,1,a clip\n")
-    c = small(retrieval, test=str(bare))
-    _, notes = open_clips(knows, c, captioned=True)
+    notes = open_clips(knows, small(retrieval, test=str(bare)), captioned=True)[1]
     assert "1 of 2 clips have no caption" in notes[0] and "0.mp4" in notes[0]

@@ -65,7 +65,5 @@ def test_a_contender_called_by_hand_names_the_benchmark(monkeypatch):
 )
 def test_impossible_sizes_of_the_contrastive_benchmark_are_refused(monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["contrast", "=".join(words)])
-    with pytest.raises(
-        UserError, match=f"{words[0]} '?{words[1]}'?: expected"
-    ):
+    with pytest.raises(UserError, match=f"{words[0]} '?{words[1]}'?: expected"):
         contrast.main()
