@@ -224,6 +224,13 @@ def test_a_contrast_among_micro_batches_is_refused(spec, hint, tmp_path):
         train(config, tmp_path, batches=batches)
 
 
+@pytest.mark.parametrize("size", ["1b", "6b"])
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "stage3"])
+def test_internvideo2s_batches_divide_by_the_meshes_they_name(stage, size):
+    c = load(f"internvideo2:{stage},{size}")
+    assert c.batch_size % (c.mesh.data * c.mesh.fsdp * c.accumulate) == 0
+
+
 def test_internvideo2s_recipes():
     large, small = load("internvideo2:stage1,1b"), load("internvideo2:stage1,b")
     assert large.batch_size == 4096 and large.teachers.clip.per_frame and large.teachers.clip.run is None
