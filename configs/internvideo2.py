@@ -21,7 +21,8 @@ stage2 and stage3 of tiny need a tokenizer of the data set's captions, once:
 
 Batches, rates and schedules are those of the released scripts; ti, for which there is none, trains as s. How the
 released runs sample frames is not known for certain; here it is every second of 32 (1b, 6b) or every fourth.
-1b and 6b name their meshes (128 and 256 devices; 128 in stage3); elsewhere set --config.mesh.data=-1 --config.mesh.fsdp=N.
+1b and 6b name their meshes (128 and 256 devices; 128 in stage3); elsewhere set --config.mesh.data=-1 and
+--config.mesh.fsdp=N.
 """
 
 from ml_collections import ConfigDict
