@@ -21,7 +21,8 @@ stage2 and stage3 of tiny need a tokenizer of the data set's captions, once:
 
 Batches, rates and schedules are those of the released scripts; ti, for which there is none, trains as s. How the
 released runs sample frames is not known for certain; here it is every second of 32 (1b, 6b) or every fourth.
-1b and 6b name their meshes (128 and 256 devices); elsewhere set --config.mesh.data=-1 --config.mesh.fsdp=N.
+1b and 6b name their meshes (128 and 256 devices; 128 in stage3); elsewhere set --config.mesh.data=-1 and
+--config.mesh.fsdp=N.
 """
 
 from ml_collections import ConfigDict
@@ -211,4 +212,6 @@ def stage3(c: ConfigDict, size: str) -> ConfigDict:
     c.objective.chunk = 64
     c.batch_size, c.total_epochs, c.optim.warmup = 128, 3.0, "0.6 epochs"
     c.optim.lr, c.optim.lr_scaling, c.optim.min_lr = 2e-5, False, 5e-6
+    if size in LARGE:  # a batch of 128 is one clip for each of 128 devices
+        c.accumulate, c.mesh = 1, ConfigDict(dict(MESHES[size], data=128 // MESHES[size]["fsdp"]))
     return c

@@ -19,7 +19,7 @@ from input_pipeline.encode import Encoding, encode_stream
 from input_pipeline.labels import MultiLabel
 from input_pipeline.records import Record
 from input_pipeline.sources import Source
-from input_pipeline.transforms import Window, short_side, whole_window
+from input_pipeline.transforms import Window, whole_window
 
 _AT_ONCE = 2**28  # bytes of decoded frames in memory
 
@@ -213,7 +213,8 @@ def _frames(video: Any, chosen: Sequence[int], encoding: Encoding) -> Iterator[n
         if not side or min(height, width) <= side:
             return whole_window(height, width)
         # Even sizes: colour is stored at half the resolution.
-        return whole_window(*(2 * round(length / 2) for length in short_side(height, width, side)))
+        scale = side / min(height, width)
+        return whole_window(*(max(2 * round(length * scale / 2), 2) for length in (height, width)))
 
     start, some = 0, 1
     while start < len(chosen):

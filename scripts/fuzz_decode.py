@@ -49,9 +49,9 @@ def table(found: Sequence[Result]) -> str:
         rest = sum(len(members) for _, members in ordered[_SHOWN:])
         lines.append(f"  {rest:>6,} x {len(ordered) - _SHOWN} other reasons")
     slowest, largest = (max(found, key=lambda r: r.seconds), max(found, key=lambda r: r.mebibytes))
+    slow, large = (f"({Path(r.name).name}, {r.mutation})" for r in (slowest, largest))
     lines.append(
-        f"slowest {slowest.seconds:.1f} s ({Path(slowest.name).name}, {slowest.mutation}), most memory "
-        f"{largest.mebibytes:.0f} MiB ({Path(largest.name).name}, {largest.mutation})"
+        f"slowest {slowest.seconds:.1f} s of processor time {slow}, most memory {largest.mebibytes:.0f} MiB {large}"
     )
     return "\n".join(lines)
 

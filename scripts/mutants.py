@@ -25,7 +25,8 @@ _HEADER = 4096  # bytes at the start of a file, and after its index begins
 class Result(NamedTuple):
     """What became of a mutant.
 
-    `outcome`: frames (as if nothing had happened), damaged (of use in part), bad (a reason), or one of FAILURES.
+    `outcome`: frames (as if nothing had happened), damaged (of use in part), bad (a reason), or one of FAILURES;
+    `seconds`: of processor time; `mebibytes`: at most in use, above what the process had before its first mutant.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Mutants:
 
     def __init__(self, paths: Sequence[str], seed: int, seconds: float, memory: float):
         self._paths, self._seed, self._seconds, self._memory = list(paths), seed, seconds, memory
+        self._before: float | None = None  # MiB of the process before its first mutant
 
     def name(self, index: int) -> tuple[str, str]:
         """File and mutation of a mutant."""
@@ -80,13 +82,13 @@ class Mutants:
     def __getitem__(self, index: int) -> Result:
         name, mutation = self.name(index)
         data = mutate(Path(name).read_bytes(), mutation, np.random.default_rng([self._seed, index]))
-        before = _memory("VmRSS")
+        self._before = self._before or _memory("VmRSS")
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = int((_memory("VmSize") + _MACHINE) * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
-        began = time.monotonic()
+        began = time.process_time()
         try:
             outcome, reason = self._read(data)
         except BadVideo as error:
@@ -97,7 +99,7 @@ class Mutants:
             outcome, reason = "error", f"{type(error).__name__}: {error}"
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-        seconds, taken = time.monotonic() - began, max(_memory("VmHWM") - before, 0.0)
+        seconds, taken = time.process_time() - began, max(_memory("VmHWM") - self._before, 0.0)
         if taken > self._memory:
             outcome, reason = "memory", f"takes {taken:.0f} MiB ({reason or outcome})"
         return Result(name, mutation, outcome, reason, seconds, taken)

@@ -60,6 +60,7 @@ TITLES = {
     "prepared loader": "prepared loader",
 }
 _BATCH = 4
+_WARM = 2  # batches that the loader gives before it is timed
 
 
 def main() -> None:
@@ -151,12 +152,12 @@ def _race(path: str, names: list[str], encoding: Encoding, arguments: argparse.N
                 chunks[kind] = batches._streams[0].chunks
         with Video(path) as video:
             listing = video.listing
-        frames = list(_frames_of(chunks["original"], rounds * clips))
+        frames = list(_frames_of(chunks["original"], rounds * clips + _WARM * _BATCH))
         seconds: dict[str, list[Seconds]] = {name: [] for name in names}
         steps = tqdm(total=rounds * len(names), desc=os.path.basename(path), disable=None, leave=False)
         with Pool(arguments.cores, chunks) as pool, steps:
             for turn in range(rounds):
-                numbers = range(turn * clips, (turn + 1) * clips)
+                numbers = range(turn * clips + _WARM * _BATCH, (turn + 1) * clips + _WARM * _BATCH)
                 for name in names:
                     kind, _, what = name.partition(" ")
                     if what == "loader":
@@ -182,7 +183,8 @@ def _load(data: ConfigDict, turn: int, arguments: argparse.Namespace) -> Seconds
     """Batches of the whole loader, once it runs: as much lies ready before as afterwards."""
     steps = arguments.clips // _BATCH
     with train_batches(data, batch_size=_BATCH, seed=0, start_step=turn * steps) as batches:
-        next(batches), next(batches)
+        for _ in range(_WARM):
+            next(batches)
         with Stopwatch(batches.processes()) as watch:
             for _ in range(steps):
                 next(batches)

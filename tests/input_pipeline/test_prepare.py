@@ -94,7 +94,7 @@ def test_parts_of_files_are_cut_out(mixed, whole):
     with prepared.open(COUNT + 3) as video:
         assert video.num_frames == 4  # at 8 a second: 0.5, 0.625, 0.75 and 0.875 s
         level = video.read([0]).mean() - pixels(4)[4].mean()
-        assert abs(level) < 2
+        assert abs(level) < 2.5  # frames are 5 apart
 
 
 def test_bad_videos_are_counted_and_listed_and_can_be_left_out(mixed, whole):

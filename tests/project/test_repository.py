@@ -13,7 +13,12 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-OPTIONAL = {"torch", "transformers"}  # compared with where they happen to be installed
+OPTIONAL = {
+    "decord",
+    "torch",
+    "torchcodec",
+    "transformers",
+}  # compared with where they happen to be installed
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
