@@ -41,7 +41,7 @@ class Encoding:
     short_side: int = 256
     fps: float = 0.0
     gop: int = 8
-    crf: int = 18
+    crf: int = 21
     codec: str = "h264"
     preset: str = "veryfast"
 
