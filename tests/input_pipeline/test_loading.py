@@ -185,6 +185,7 @@ import os, signal, sys
 from configs.common import get_config
 from input_pipeline import train_batches
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 data = get_config().data
 data.train, data.frames, data.size, data.workers, data.check = sys.argv[1], 4, 16, 2, False
 batches = train_batches(data, batch_size=4, seed=0)
