@@ -54,6 +54,17 @@ def remux(
     return path
 
 
+def hidden(i: int, packet: av.Packet) -> av.Packet:
+    """Frames 20 and 21 are decoded and not shown (`show_frame` of RFC 6386, 9.1), which is no error."""
+    data = bytearray(bytes(packet))
+    assert data[0] & 0x10
+    data[0] ^= 0x10 * (i in (20, 21))
+    changed = av.Packet(bytes(data))
+    changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+    changed.is_keyframe = packet.is_keyframe
+    return changed
+
+
 def decoded(path: Path) -> tuple[np.ndarray, Sequence[float | None]]:
     """The frames and times of all that PyAV decodes of a file from its beginning."""
     with av.open(str(path)) as file:

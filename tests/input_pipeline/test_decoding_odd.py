@@ -12,7 +12,7 @@ from input_pipeline.clips import Part
 from input_pipeline.container import Container
 from input_pipeline.decode import FewerFrames, Video
 
-from .odd import STEP, decoded, make, moving, remux
+from .odd import STEP, decoded, hidden, make, moving, remux
 
 B_FRAMES = {"g": "10", "bf": "3"}
 OPEN_GROUPS = {"x265-params": "keyint=10:open-gop=1:bframes=3:log-level=none"}
@@ -87,17 +87,6 @@ def test_a_film_that_an_edit_list_trims_is_not_damaged(tmp_path):
     path = make(tmp_path / "a.mp4", count=30, first=-500, options={"g": "5"}, container=kept)
     assert len(decoded(path)[0]) == 17
     check_all(path)
-
-
-def hidden(i: int, packet: av.Packet) -> av.Packet:
-    """Frames 20 and 21 are decoded and not shown (`show_frame` of RFC 6386, 9.1), which is no error."""
-    data = bytearray(bytes(packet))
-    assert data[0] & 0x10
-    data[0] ^= 0x10 * (i in (20, 21))
-    changed = av.Packet(bytes(data))
-    changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
-    changed.is_keyframe = packet.is_keyframe
-    return changed
 
 
 def test_packets_without_a_frame_are_found_out(tmp_path):
