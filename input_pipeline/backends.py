@@ -49,6 +49,8 @@ class _Frames(Video):
     def _checked(self, indices: Sequence[int]) -> UInt8[np.ndarray, "T H W 3"]:
         try:
             frames = self._decode(indices)
+        except (BadVideo, UserError):
+            raise
         except (RuntimeError, ValueError, IndexError) as error:  # what these libraries raise at bad files
             what = str(error).strip().splitlines() or [type(error).__name__]
             raise BadVideo(self.path, f"does not decode ({what[0]})") from error

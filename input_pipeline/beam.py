@@ -4,7 +4,7 @@
 
 A worker makes a shard from beginning to end, so that no video travels between machines: each has to see the videos and
 the folder under the same names. The files are those that `input_pipeline.prepare` writes. Workers read the plan from
-the folder's `plan.pickle`, because a graph must not hold the millions of names that a plan may have.
+the folder's `.plan.pickle`, because a graph must not hold the millions of names that a plan may have.
 """
 
 import os
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from input_pipeline import prepare
+from input_pipeline.atomic import appearing
 from input_pipeline.plan import PackedVideos, Plan
 from input_pipeline.workers import Workers
 from vfm.errors import UserError
@@ -56,7 +57,8 @@ def run_beam(plan: Plan, out: Path, runner: str, options: Sequence[str] = (), se
         settings = PipelineOptions([f"--runner={RUNNERS.get(runner, runner)}", *options])
         settings.view_as(SetupOptions).save_main_session = False
         place = out / _PLAN
-        place.write_bytes(pickle.dumps(plan))
+        with appearing(place) as partial:
+            partial.write_bytes(pickle.dumps(plan))
         try:
             with beam.Pipeline(options=settings) as pipeline:
                 numbers = pipeline | "shard numbers" >> beam.Create(prepare.unfinished(plan, out))

@@ -9,13 +9,11 @@ is decoded again; it appears under its name only when complete. Where it cannot 
 memory alone, and a line says so.
 """
 
-import contextlib
 import hashlib
 import logging
 import os
 import shutil
 import sys
-import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +24,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from input_pipeline import storage, transforms
+from input_pipeline import atomic, storage, transforms
 from input_pipeline.decode import BadVideo, FewerFrames, WindowOf
 from input_pipeline.sources import Source
 from input_pipeline.transforms import Window
@@ -34,7 +32,6 @@ from vfm.errors import UserError
 
 _VERSION = "1"  # of the file's layout and of how frames are made: a change makes existing files stale
 _MEMORY_SHARE = 0.8  # of the machine's memory, for all decoded frames
-_STALE_SECONDS = 3600.0  # age of a half-written file whose writer must be gone
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +222,7 @@ class _Sink:
     def __exit__(self, *_) -> None:
         if self._partial is not None:
             self._file.close()
-            shutil.rmtree(self._partial, ignore_errors=True)
+            atomic.remove(self._partial)
 
     def add(self, frames: UInt8[np.ndarray, "T H W 3"]) -> None:
         self.size += frames.nbytes
@@ -259,8 +256,8 @@ class _Sink:
         for folder in folders(self._source):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                partial = folder / f"{self._name}.partial-{os.uname().nodename}-{os.getpid()}"
-                partial.mkdir(exist_ok=True)
+                partial = atomic.partial_of(folder / self._name)
+                partial.mkdir()
                 self._file = open(partial / "frames.bin", "w+b", buffering=0)
                 self._folder, self._partial = folder, partial
                 return
@@ -281,13 +278,13 @@ class _Sink:
             os.fsync(file.fileno())
         target = self._folder / self._name
         try:
-            self._partial.rename(target)
+            atomic.publish(self._partial, target)
         except OSError:
             if not (
                 target / "index.npz"
             ).is_file():  # else another process was quicker, with the same contents
                 raise
-            shutil.rmtree(self._partial, ignore_errors=True)
+            atomic.remove(self._partial)
         self._file.close()
         self._partial = None
         self._remove_stale()
@@ -296,12 +293,9 @@ class _Sink:
         """Removes what earlier contents of the same list left behind."""
         family = self._name.rpartition("-")[0]
         for folder in self._folder.glob(f"{family}-*"):
-            with contextlib.suppress(OSError):
-                half = ".partial-" in folder.name
-                if folder.name != self._name and (
-                    not half or time.time() - folder.stat().st_mtime > _STALE_SECONDS
-                ):
-                    shutil.rmtree(folder, ignore_errors=True)
+            if folder.name != self._name:
+                shutil.rmtree(folder, ignore_errors=True)
+        atomic.remove_stale(self._folder, family)
 
     def _take_back(self) -> None:
         """Reads what was written so far into memory and gives up the file."""
@@ -313,5 +307,5 @@ class _Sink:
             data = np.fromfile(self._file, np.uint8, count) if count else np.empty(0, np.uint8)
             self._kept.append(data.reshape(shape))
         self._file.close()
-        shutil.rmtree(self._partial, ignore_errors=True)
+        atomic.remove(self._partial)
         self._partial = None

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.atomic import appearing
 from input_pipeline.cache import digest, folders
 from input_pipeline.decode import BadVideo, FewerFrames
 from input_pipeline.media import Files
@@ -163,17 +164,13 @@ class _Kept:
         good = np.array(sorted(self.good), np.uint64)
         failures = []
         for folder in folders(self._source):
-            partial = folder / f"{self._name}.partial-{os.uname().nodename}-{os.getpid()}"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                with open(partial, "wb") as file:
+                with appearing(folder / self._name) as partial, open(partial, "wb") as file:
                     np.save(file, good)
-                partial.rename(folder / self._name)
                 return
             except OSError as error:
                 failures.append(error)
-                with contextlib.suppress(OSError):
-                    partial.unlink()
         log.warning(
             f"which files of {self._source.name} can be read is not kept ({failures[0].filename}: "
             f"{failures[0].strerror}); the next run opens them again"

@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 
 from input_pipeline import resize, sampling, transforms
 from input_pipeline.augment import Augment
-from input_pipeline.decode import BadVideo, FewerFrames, Video, WindowOf
+from input_pipeline.decode import FewerFrames, Video, WindowOf
 from input_pipeline.limits import check_loading
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
@@ -40,10 +40,11 @@ class Part:
     """A video's frames from `start` to `end` (in seconds), as a video; closes what it was made of."""
 
     def __init__(self, video: Video, start: float, end: float):
-        self._video = video
+        self._video, self._span = video, (start, end)
+        self._places = -1, (0, 0)  # how many frames the video had, and which of them are the part
         try:
-            self._first, self._stop = video.frames_between(start, end)
-        except BadVideo:
+            self._frames()
+        except BaseException:
             video.close()
             raise
 
@@ -53,16 +54,21 @@ class Part:
     def __exit__(self, *_) -> None:
         self._video.close()
 
+    def _frames(self) -> tuple[int, int]:
+        """The part's first frame and the one after its last, found anew when the video turns out to have fewer."""
+        count = self._video.num_frames
+        if count != self._places[0]:
+            self._places = count, self._video.frames_between(*self._span)
+        return self._places[1]
+
     @property
     def damage(self) -> str:
         return self._video.damage
 
     @property
     def num_frames(self) -> int:
-        count = min(self._stop, self._video.num_frames) - self._first
-        if count < 1:
-            raise BadVideo(self._video.path, f"ends before frame {self._first}, where the part begins")
-        return count
+        first, stop = self._frames()
+        return stop - first
 
     @property
     def fps(self) -> float:
@@ -72,10 +78,11 @@ class Part:
     def times(self) -> Sequence[float] | None:
         """Seconds of each frame, None where they are not known; they need not begin at 0."""
         times = getattr(self._video, "times", None)
-        return None if times is None else times[self._first : self._first + self.num_frames]
+        return None if times is None else times[slice(*self._frames())]
 
     def read(self, indices: Sequence[int], window_of: WindowOf | None = None) -> UInt8[np.ndarray, "T H W 3"]:
-        return self._video.read([self._first + min(int(i), self.num_frames - 1) for i in indices], window_of)
+        first, stop = self._frames()
+        return self._video.read([min(first + max(int(i), 0), stop - 1) for i in indices], window_of)
 
 
 @dataclass(frozen=True)

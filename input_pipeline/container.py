@@ -6,6 +6,7 @@ is faster in sum, and frame threads of the codec can deadlock with PyAV's log ca
 
 import contextlib
 import io
+import math
 import os
 import time
 from collections.abc import Collection, Iterator
@@ -14,6 +15,7 @@ from typing import BinaryIO, NamedTuple
 import av
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
+from av.codec.codec import Properties as CodecProperties
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -37,6 +39,11 @@ _PROBING = {"max_pixels": str(2**28)}  # large enough that the header of too lar
 _DECODING = {"max_pixels": str(MAX_PIXELS)}
 _LOCAL = {"protocol_whitelist": "file"}  # a play list inside a file must not open connections
 _BUFFER = 2**18  # bytes that are read from an open file at once
+_BISECTED = (
+    "mpegts",
+    "mpeg",
+)  # containers that FFmpeg seeks in by decoding time, which is before that of presentation
+_EARLIER = 1.0  # seconds that a seek in them aims before the key frame
 
 File = str | BinaryIO
 
@@ -76,12 +83,12 @@ class Container:
         self._file, self._path, self._number, self._seconds = file, path, stream, seconds
         self._container: av.container.InputContainer | None = None
         self.stream: VideoStream
+        self.start_clock()
         self.open()
 
     def open(self) -> None:
         """Opens it, or opens it again from its start."""
         self.close()
-        self.start_clock()
         if self._size() == 0:
             raise BadVideo(self._path, "the file is empty (0 bytes)")
         name = f"file:{self._file}" if isinstance(self._file, str) and ":" in self._file else self._file
@@ -117,9 +124,12 @@ class Container:
             if not os.path.isfile(self._file):
                 raise BadVideo(self._path, "not a file" if os.path.exists(self._file) else "no such file")
             return os.path.getsize(self._file)
-        size = self._file.seek(0, io.SEEK_END)
-        self._file.seek(0)
-        return size
+        try:
+            size = self._file.seek(0, io.SEEK_END)
+            self._file.seek(0)
+            return size
+        except (OSError, ValueError) as error:  # a server that is gone, a file that is closed
+            raise BadVideo(self._path, f"cannot be read ({words(error)})") from error
 
     def _choose_stream(self) -> None:
         streams = [s for s in self._container.streams.video if not int(s.disposition) & _ATTACHED_PICTURE]
@@ -170,11 +180,17 @@ class Container:
     def list_frames(self) -> Listing | None:
         """The frames that the packets promise; None where these are no order of presentation."""
         self.start_clock()
+        context = self.stream.codec_context
+        if self._is("avi") and context.name in ("h264", "hevc") and context.has_b_frames:
+            return None  # AVI has no times of presentation, and FFmpeg finds out those of other codecs only
         return self._list_index() or self._list_packets()
+
+    def _is(self, *formats: str) -> bool:
+        return not set(formats).isdisjoint(self._container.format.name.split(","))
 
     def _list_index(self) -> Listing | None:
         """Out of FFmpeg's index, where that is complete: nothing of the film itself is read."""
-        if "mp4" not in self._container.format.name:
+        if not self._is("mp4"):
             return None
         entries = list(self.stream.index_entries)
         if not entries or any(entry.is_discard for entry in entries):
@@ -182,13 +198,16 @@ class Container:
         size = self._container.size
         if size is None or max(entry.pos + entry.size for entry in entries) > size:
             return None  # cut off
-        with contextlib.ExitStack() as stack:
-            if isinstance(self._file, str):
-                file = stack.enter_context(open(self._file, "rb"))
-            else:
-                file = self._file
-                stack.callback(file.seek, file.tell())  # where the container goes on
-            offsets = mp4.composition_offsets(file, self.stream.id, len(entries))
+        try:
+            with contextlib.ExitStack() as stack:
+                if isinstance(self._file, str):
+                    file = stack.enter_context(open(self._file, "rb"))
+                else:
+                    file = self._file
+                    stack.callback(file.seek, file.tell())  # where the container goes on
+                offsets = mp4.composition_offsets(file, self.stream.id, len(entries))
+        except OSError:
+            return None
         if offsets is None:
             return None
         times = [entry.timestamp + offset for entry, offset in zip(entries, offsets.tolist(), strict=True)]
@@ -202,18 +221,15 @@ class Container:
         return self._listing(
             [time + shift for time in times],
             [time + shift for time, entry in zip(times, entries, strict=True) if entry.is_keyframe],
-            0,
         )
 
     def _list_packets(self) -> Listing | None:
         """Out of the packets, the whole file of which is read."""
-        times, keys, discarded = [], [], 0
+        times, keys = [], []
         try:
-            self.seek(0)
+            self.open()  # at its first packet, which no seek is sure to find: times may begin below 0
             for packet in self._packets(self.stream):
-                if packet.is_discard:  # before the start of an edit list
-                    discarded += 1
-                if not packet.size or packet.is_discard:
+                if not packet.size or packet.is_discard:  # the latter: before the start of an edit list
                     continue
                 if packet.pts is None:
                     return None
@@ -222,24 +238,43 @@ class Container:
                     keys.append(packet.pts)
         except DecodingFailed:
             return None  # decoding says more precisely what is wrong
-        return self._listing(times, keys, discarded)
+        return self._listing(times, keys)
 
-    def _listing(self, times: list[int], keys: list[int], discarded: int) -> Listing | None:
-        order = {time: i for i, time in enumerate(sorted(times))}
-        if not times or len(order) != len(times):
+    def _listing(self, times: list[int], keys: list[int]) -> Listing | None:
+        """What packets with these times, in decoding order, and those of key frames among them promise."""
+        if not times or len(set(times)) != len(times):
             return None
-        damage, promised = "", self.stream.frames
-        if len(times) + discarded < COMPLETE * promised:
+        if not self.stream.codec_context.codec.properties & CodecProperties.REORDER.value and times != sorted(
+            times
+        ):
+            return None  # times that go backwards
+        damage, first, promised = "", min(times), self.stream.frames
+        # Headers also count frames that an edit list does not show, or that say only that nothing has changed.
+        shown = (max(times) - first) * len(times) / max(len(times) - 1, 1)
+        if len(times) < COMPLETE * promised and shown < COMPLETE * (self.stream.duration or math.inf):
             damage = f"the file ends after {len(times)} of {promised} frames"
-        return Listing(list(order), sorted(order[time] for time in keys), len(times), damage)
+        if times[0] != first or first not in keys:
+            # Cut out of a longer film: what refers to frames before the cut does not decode.
+            try:
+                self.open()
+                first = next(self.frames()).pts
+            except (DecodingFailed, StopIteration):
+                return None  # decoding says more precisely what is wrong
+            if first not in times:
+                return None
+        order = {time: i for i, time in enumerate(sorted(time for time in times if time >= first))}
+        return Listing(list(order), sorted(order[time] for time in keys if time >= first), len(order), damage)
 
     # Reading
 
-    def seek(self, time: int, stream: VideoStream | AudioStream | None = None) -> None:
-        """Goes to the key frame at or before `time`, in the stream's unit; to the start of the file, opened again and
-        with new streams, where that fails."""
+    def seek(self, time: int, stream: VideoStream | AudioStream | None = None, early: float = 0.0) -> None:
+        """Goes to the key frame at or before `time`, in the stream's unit, less `early` seconds; to the start of the
+        file, opened again and with new streams, where that fails."""
+        stream = stream or self.stream
+        if self._is(*_BISECTED):
+            early = max(early, _EARLIER)
         try:
-            self._container.seek(time, stream=stream or self.stream)
+            self._container.seek(time - math.ceil(early / stream.time_base), stream=stream)
         except FAILURES:
             self.open()
 
@@ -256,7 +291,7 @@ class Container:
         context.skip_frame = "DEFAULT"
         for packet in self._packets(self.stream):
             if wanted is not None and self._skips:
-                skip = bool(packet.size) and packet.pts not in wanted
+                skip = bool(packet.size) and packet.pts is not None and packet.pts not in wanted
                 if skip != skipping:
                     context.skip_frame, skipping = "NONREF" if skip else "DEFAULT", skip
             for frame in self._decode(packet):

@@ -27,6 +27,10 @@ from input_pipeline.pixels import Converter, WindowOf, orientation, upright_size
 __all__ = ["BadVideo", "FewerFrames", "Listing", "Video", "WindowOf", "read_frames"]
 
 SEEK_GAP = 4  # frames that are decoded and dropped rather than sought over
+# Ways to come by frames, each tried where the one before misses any: seconds that seeks aim before the key frame (None:
+# no seeks, from the start of the file), and whether frames that nothing refers to are left out. Some containers are
+# sought in inexactly, and some decoders find the order of presentation only where they see every frame.
+_WAYS = ((0.0, True), (10.0, False), (None, False))
 _TOLERANCE = 1e-6  # seconds, of times that were rounded
 
 VideoFile = str | os.PathLike | bytes | BinaryIO
@@ -195,21 +199,18 @@ class Video:
         """
         listing = self._listing or self.listing
         self._container.start_clock()
-        clip = _Clip(indices, listing.num_frames, Converter(self.path, window_of))
-        if listing.times is None:
-            return self._read_by_count(clip)
-        try:
-            return self._read_by_time(listing, clip, skip=True)
-        except _Missed:  # some decoders find the order of presentation only where they see every frame
+        for way in _WAYS if listing.times is not None else ():
             try:
-                return self._read_by_time(listing, clip, skip=False)
+                clip = _Clip(indices, listing.num_frames, Converter(self.path, window_of))
+                return self._read_by_time(listing, clip, *way)
             except (_Missed, DecodingFailed):
-                pass
-        except DecodingFailed:
-            pass
-        if self._given:  # by somebody who saw other bytes
+                continue
+        if listing.times is not None and self._given:  # by somebody who saw other bytes
             self._given, self._listing = False, None
             return self.read(indices, window_of)
+        if listing.times is not None:
+            self._list_again(listing)
+        clip = _Clip(indices, self._listing.num_frames, Converter(self.path, window_of))
         return self._read_by_count(clip)
 
     def read_times(
@@ -234,6 +235,7 @@ class Video:
 
     def _look(self) -> tuple[tuple[int, int], int]:
         if self._first is None:
+            self._container.start_clock()
             self._container.open()
             try:
                 frame = next(self._container.frames(), None)
@@ -245,39 +247,67 @@ class Video:
         return self._first
 
     def _count_by_decoding(self) -> Listing:
-        self._container.open()
-        times, damage = [], ""
-        try:
-            for frame in self._container.frames():
-                times.append(frame.time)
-        except DecodingFailed as error:
-            if not times:
-                raise BadVideo(self.path, f"does not decode ({error})") from error
-            damage = f"decoding fails after {len(times)} frames ({error})"
-        if not times:
-            raise BadVideo(self.path, NOTHING)
+        times, why = self._decode_all()
         if None not in times and (np.diff(times) > 0).all():
-            self._counted = np.array(times) - times[0]
+            self._counted = (np.array(times) - times[0]) * float(self._container.stream.time_base)
+        damage = f"decoding fails after {len(times)} frames{why}" if why else ""
         return Listing(None, [], len(times), damage)
 
-    def _read_by_time(self, listing: Listing, clip: "_Clip", skip: bool) -> UInt8[np.ndarray, "T H W 3"]:
-        """Frames found by their presentation times, seeking over gaps."""
-        index_of = {time: i for i, time in enumerate(listing.times)}
+    def _decode_all(self) -> tuple[list[int | None], str]:
+        """The times of all frames that decode, and why there are no more."""
+        self._container.open()
+        times, why = [], ""
+        try:
+            for frame in self._container.frames():
+                times.append(frame.pts)
+        except DecodingFailed as error:
+            why = f" ({error})"
+        if not times:
+            raise BadVideo(self.path, f"does not decode{why}" if why else NOTHING)
+        return times, why
+
+    def _list_again(self, listing: Listing) -> None:
+        """Replaces a listing of packets, of which some gave no frame, by one of the frames that come out.
+
+        Raises:
+          FewerFrames: there are fewer.
+        """
+        times, why = self._decode_all()
+        ordered = None not in times and bool((np.diff(times) > 0).all())
+        place_of = {time: i for i, time in enumerate(times)}
+        keys = [place_of[time] for i in listing.keys if (time := listing.times[i]) in place_of]
+        self._listing = Listing(times if ordered else None, keys if ordered else [], len(times), self.damage)
+        if len(times) < listing.num_frames:
+            self._lose(f"only {len(times)} of {listing.num_frames} frames decode{why}")
+
+    def _lose(self, found: str) -> None:
+        """Notes that the listing, already shorter, is of a part of the file. Raises FewerFrames."""
+        self.damage = f"{self.damage}; {found}" if self.damage else found
+        self._listing = self._listing._replace(damage=self.damage)
+        raise FewerFrames(self.path, self.damage)
+
+    def _read_by_time(
+        self, listing: Listing, clip: "_Clip", early: float | None, skip: bool
+    ) -> UInt8[np.ndarray, "T H W 3"]:
+        """Frames found by their presentation times, seeking over gaps; see `_WAYS`."""
         wanted = {listing.times[i] for i in clip.wanted} if skip else None
         frames, position = None, 0
         for target in clip.wanted:
             after = bisect.bisect_right(listing.keys, target)
             key = listing.keys[after - 1] if after else 0
-            if frames is None or key > position + SEEK_GAP:
-                self._container.seek(listing.times[key])
+            if frames is None or (early is not None and key > position + SEEK_GAP):
+                if early is None:
+                    self._container.open()
+                else:
+                    self._container.seek(listing.times[key], early=early)
                 frames = self._container.frames(wanted)
-            index = -1
-            while index != target:
+            time = listing.times[target]
+            frame = next(frames, None)
+            while frame is not None and frame.pts is not None and frame.pts < time:
                 frame = next(frames, None)
-                index = None if frame is None else index_of.get(frame.pts)
-                if index is None or index > target:
-                    raise _Missed
-            position = index + 1
+            if frame is None or frame.pts != time:
+                raise _Missed
+            position = target + 1
             clip.take(target, frame)
         return clip.frames
 
@@ -293,12 +323,8 @@ class Video:
             if frame is None and index == 0:
                 raise BadVideo(self.path, f"does not decode{why}" if why else NOTHING)
             if frame is None:
-                found = f"only {index} of {self.num_frames} frames decode{why}"
-                self.damage = f"{self.damage}; {found}" if self.damage else found
-                times = self._listing.times and self._listing.times[:index]
-                keys = [key for key in self._listing.keys if key < index]
-                self._listing = Listing(times, keys, index, self.damage)
-                raise FewerFrames(self.path, self.damage)
+                promised, self._listing = self.num_frames, Listing(None, [], index, self.damage)
+                self._lose(f"only {index} of {promised} frames decode{why}")
             clip.take(index, frame)
         return clip.frames
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.atomic import appearing, remove_stale
 from input_pipeline.encode import write_mp4
 from vfm.errors import UserError
 
@@ -191,15 +192,22 @@ def make(
     done = folder / "recipe.json"
     if done.exists() and json.loads(done.read_text()) == recipe:
         return folder
-    draft = folder.with_name(folder.name + ".part")
-    for old in (folder, draft):
-        if old.exists() and not old.is_dir():
-            raise UserError(f"'{old}' is a file; name a folder that is new or empty")
-        if old.exists() and any(old.iterdir()) and not (old / "recipe.json").exists():
-            raise UserError(f"'{old}' exists and holds something else; name a folder that is new or empty")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    (draft / "recipe.json").write_text("{}")  # marks what a later call may remove
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"'{folder}' is a file; name a folder that is new or empty")
+    if folder.exists() and any(folder.iterdir()) and not done.exists():
+        raise UserError(f"'{folder}' exists and holds something else; name a folder that is new or empty")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder.parent, f"{folder.name}.")
+    with appearing(folder) as draft:
+        _write_all(draft, sizes, seed, workers)
+        (draft / "recipe.json").write_text(json.dumps(recipe, indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _write_all(draft: Path, sizes: dict[str, int], seed: int, workers: int | None) -> None:
+    """The splits of the set, by several processes, and its lists, in a folder that is made for them."""
+    draft.mkdir()
     for split in sizes:
         (draft / split).mkdir()
     block = 50
@@ -223,10 +231,6 @@ def make(
             writer.writeheader()
             writer.writerows(lines)
     (draft / "classes.json").write_text(json.dumps({"digit": DIGITS, "motion": list(MOTIONS)}, indent=1))
-    (draft / "recipe.json").write_text(json.dumps(recipe, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
-    return folder
 
 
 def main(arguments: list[str] | None = None) -> None:

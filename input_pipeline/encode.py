@@ -3,7 +3,6 @@
 T frames, H height, W width, C = 3 channels (red, green, blue).
 """
 
-import contextlib
 import io
 import itertools
 import os
@@ -15,6 +14,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from input_pipeline.atomic import appearing
 from input_pipeline.packets import Stream
 from vfm.errors import UserError
 
@@ -104,9 +104,8 @@ def write_mp4(
     options = {"crf": str(crf), "preset": preset, "threads": "1"}
     if keyframe_interval:
         options["g"] = str(keyframe_interval)
-    partial = f"{os.fspath(path)}.{os.getpid()}.partial"
-    try:
-        with av.open(partial, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with appearing(path) as partial:
+        with av.open(f"file:{partial}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
             stream = container.add_stream(
                 "libx264", rate=Fraction(fps).limit_denominator(100_000), options=options
             )
@@ -117,10 +116,6 @@ def write_mp4(
                 frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        os.replace(partial, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
 
 
 def encode_stream(

@@ -28,14 +28,13 @@ def composition_offsets(file: BinaryIO, track: int, frames: int) -> Int64[np.nda
     """
     try:
         size = file.seek(0, io.SEEK_END)
-        found = dict(_boxes(file, 0, size, top=True))
-        start, stop = found[b"moov"]
+        start, stop = next(place for kind, place in _boxes(file, 0, size, top=True) if kind == b"moov")
         if stop - start > _MAX_HEADER:
             return None
         file.seek(start)
         header = io.BytesIO(file.read(stop - start))
         return _of_movie(header, stop - start, track, frames)
-    except (KeyError, ValueError, struct.error):
+    except (OSError, KeyError, StopIteration, ValueError, struct.error):
         return None
 
 

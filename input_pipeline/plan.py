@@ -166,21 +166,28 @@ def _as_is(plan: Plan, number: int) -> Record:
 
 def _encoded(plan: Plan, number: int) -> Record:
     """A video, or the part of it that is shown, encoded."""
+    with plan.source.store.open(plan.videos[number][0]) as video:
+        while True:
+            try:
+                return _encoded_once(plan, number, video)
+            except FewerFrames:  # the video now knows how many there are, and when each is shown
+                continue
+
+
+def _encoded_once(plan: Plan, number: int, video: Any) -> Record:
     index, encoding = plan.videos[number][0], plan.encoding
     span = plan.span(index)
-    with plan.source.store.open(index) as video:
-        first, stop = video.frames_between(*span) if span else (0, video.num_frames)
-        times = _times(video)
-        chosen = _chosen(times[first:stop], encoding.fps) + first
-        parts = _frames(video, chosen, encoding)
-        try:
-            data, stream = encode_stream(parts, times[chosen], encoding)
-        except ValueError as error:
-            if isinstance(error, BadVideo):
-                raise
-            raise BadVideo(video.path, f"cannot be encoded ({error})") from error
-        name = plan.name(index)
-        return Record(name, _samples(plan, number), data, stream, span and _bounded(span), video.damage)
+    first, stop = video.frames_between(*span) if span else (0, video.num_frames)
+    times = _times(video)
+    chosen = _chosen(times[first:stop], encoding.fps) + first
+    try:
+        data, stream = encode_stream(_frames(video, chosen, encoding), times[chosen], encoding)
+    except BadVideo:
+        raise
+    except ValueError as error:
+        raise BadVideo(video.path, f"cannot be encoded ({error})") from error
+    name = plan.name(index)
+    return Record(name, _samples(plan, number), data, stream, span and _bounded(span), video.damage)
 
 
 def _bounded(span: tuple[float, float]) -> tuple[float, float | None]:
@@ -206,7 +213,7 @@ def _chosen(times: np.ndarray, fps: float) -> np.ndarray:
 
 
 def _frames(video: Any, chosen: Sequence[int], encoding: Encoding) -> Iterator[np.ndarray]:
-    """The frames at some places in the size that they are stored in, some at a time, as far as they decode."""
+    """The frames at some places in the size that they are stored in, some at a time. Raises FewerFrames."""
 
     def window_of(height: int, width: int) -> Window:
         side = encoding.short_side
@@ -218,13 +225,7 @@ def _frames(video: Any, chosen: Sequence[int], encoding: Encoding) -> Iterator[n
 
     start, some = 0, 1
     while start < len(chosen):
-        places = [place for place in chosen[start : start + some] if place < video.num_frames]
-        if not places:
-            return
-        try:
-            part = video.read(places, window_of)
-        except FewerFrames:  # the video now knows how many there are
-            continue
+        part = video.read(chosen[start : start + some], window_of)
         yield part
         start += len(part)
         some = max(1, _AT_ONCE // part[0].nbytes)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from input_pipeline import records
+from input_pipeline.atomic import is_partial
 from input_pipeline.plan import PackedVideos, Plan
 from input_pipeline.workers import Lost, Workers
 from vfm.errors import UserError
@@ -107,10 +108,10 @@ def begin(plan: Plan, out: Path) -> bool:
                 _remove_notes(plan, out)
                 return False
             for name in os.listdir(out):
-                if records.is_partial(name):
+                if is_partial(name):
                     (out / name).unlink(missing_ok=True)
             return True
-    if others := sorted(name for name in os.listdir(out) if name != _LOCK and not records.is_partial(name)):
+    if others := sorted(name for name in os.listdir(out) if name != _LOCK and not is_partial(name)):
         raise UserError(f"--out='{out}': is not empty ('{others[0]}'); choose a new folder")
     records.write_text(out / records.PLAN, json.dumps({"format": records.FORMAT, "digest": digest}) + "\n")
     return True
@@ -163,7 +164,10 @@ def alone(out: Path) -> Iterator[None]:
     with open(out / _LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            # A run that has just ended may have removed the file between its being opened and being locked.
+            if not os.path.samestat(os.fstat(lock.fileno()), os.stat(out / _LOCK)):
+                raise BlockingIOError
+        except (BlockingIOError, FileNotFoundError) as error:
             raise UserError(f"--out='{out}': another run is at work there; wait for it, or end it") from error
         try:
             yield

@@ -21,8 +21,6 @@ import hashlib
 import io
 import json
 import os
-import re
-import secrets
 import struct
 import threading
 from collections.abc import Iterable, Sequence
@@ -32,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.atomic import appearing
 from input_pipeline.decode import BadVideo, Listing, Video
 from input_pipeline.packets import PacketVideo, Stream
 
@@ -87,7 +86,8 @@ def pack(record: Record) -> bytes:
         "bytes": len(record.data),
         "arrays": [[name, array.dtype.str, len(array)] for name, array in arrays.items()],
     }
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = text.encode("utf-8", "backslashreplace")  # of file names that are no UTF-8, as JSON escapes them
     parts = [struct.pack("<I", len(text)), text, *(array.tobytes() for array in arrays.values()), record.data]
     digest = hashlib.sha256()
     for part in parts:
@@ -173,41 +173,25 @@ def write_shard(path: Path, records: Iterable[bytes]) -> None:
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        writer = ArrayRecordWriter(str(partial), _WRITE)
-        try:
-            for record in records:
-                writer.write(record)
-        finally:
-            writer.close()
-        publish(partial, path)
+        with appearing(path, durable=True) as partial:
+            writer = ArrayRecordWriter(str(partial), _WRITE)
+            try:
+                for record in records:
+                    writer.write(record)
+            finally:
+                writer.close()
     except RuntimeError as error:
         raise _as_os_error(error, path) from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def publish(partial: Path, path: Path) -> None:
-    """Gives a finished file its name, once it is on the disk."""
-    for place, flags in ((partial, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        descriptor = os.open(place, flags)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if place == partial:
-            os.replace(partial, path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file that appears under its name when it is complete and on the disk."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes a file that appears under its name when it is complete and on the disk.
+
+    Bytes of file names that are no UTF-8 are written as JSON and Python escape them: JSON gives them back.
+    """
+    with appearing(path, durable=True) as partial:
+        partial.write_bytes(text.encode("utf-8", "backslashreplace"))
 
 
 def reasons_csv(reasons: dict[str, str]) -> str:
@@ -279,8 +263,3 @@ def read_record(path: str | os.PathLike, record: int, name: str = "") -> Record:
 def shard_name(number: int, count: int) -> str:
     """The file name of a shard."""
     return f"videos-{number:05d}-of-{count:05d}{SUFFIX}"
-
-
-def is_partial(name: str) -> bool:
-    """Whether a file is what a run that was ended left behind."""
-    return bool(re.fullmatch(r"\..*\.[0-9a-f]{8}\.partial", name))

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from input_pipeline.atomic import appearing
 from input_pipeline.remote import RemoteFile, Section, attempt, filesystem
 from vfm.errors import UserError
 
@@ -301,11 +302,6 @@ def local_copy(path: str) -> str:
     if not target.is_file():
         log.info("copying %s to %s", path, target)
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f"{target.name}.partial-{os.getpid()}")
-        try:
-            with open_binary(path) as source, open(partial, "wb") as file:
-                shutil.copyfileobj(source, file, 2**20)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with appearing(target) as partial, open_binary(path) as source, open(partial, "wb") as file:
+            shutil.copyfileobj(source, file, 2**20)
     return str(target)

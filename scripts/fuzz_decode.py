@@ -18,10 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from input_pipeline.suffixes import VIDEO_SUFFIXES
+from scripts import options
 from scripts.mutants import FAILURES, MUTATIONS, OUTCOMES, Mutants, Result, results
 from scripts.progress import Progress
 from vfm.errors import UserError
-from vfm.train.cli import run
+from vfm.train.cli import check_file, run
 
 MEMORY = 1024  # MiB that a mutant may take
 _SHOWN = 25  # reasons in the table
@@ -58,12 +60,15 @@ def table(found: Sequence[Result]) -> str:
 
 def _files(folders: Sequence[str], largest: float) -> list[str]:
     """Videos below some folders (files that are named count as they are), small ones only, in a fixed order."""
-    kinds = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".flv", ".ts", ".3gp", ".m4v", ".mpg"}
     found = []
     for folder in map(Path, folders):
         if not folder.exists():
             raise UserError(f"'{folder}': no such file or folder")
-        paths = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.suffix in kinds)
+        paths = (
+            [folder]
+            if folder.is_file()
+            else sorted(p for p in folder.rglob("*") if p.suffix.lower() in VIDEO_SUFFIXES)
+        )
         found += [str(path) for path in paths if 0 < path.stat().st_size <= largest * 2**20]
     if not found:
         raise UserError(f"no videos of at most {largest:g} MiB below {', '.join(folders)}; see --largest")
@@ -102,14 +107,17 @@ def _parse() -> argparse.Namespace:
     add("files", nargs="+", metavar="FILES", help="videos, or folders with videos below them")
     add("--count", type=int, default=2000, help="mutants (2000)")
     add("--seed", type=int, default=0, help="of the mutations (0)")
-    add("--workers", type=int, default=0, help="processes; 0 = as many as there are cores (0)")
+    options.add_workers(parser)
     add("--timeout", type=float, default=120.0, help="seconds after which a mutant counts as a hang (120)")
     add("--memory", type=float, default=MEMORY, help=f"MiB that a mutant may take ({MEMORY})")
     add("--largest", type=float, default=0.5, help="MiB of the largest file that is mutated (0.5)")
     add("--out", default="", metavar="CSV", help="write what became of each mutant to this file")
     arguments = parser.parse_args()
-    if arguments.count < 1 or arguments.workers < 0 or arguments.timeout <= 0:
-        raise UserError("--count has to be at least 1, --workers at least 0, --timeout more than 0")
+    options.check_numbers(
+        arguments, count=1, seed=0, workers=0, above={"timeout": 0, "memory": 0, "largest": 0}
+    )
+    if arguments.out:
+        check_file(arguments.out)
     return arguments
 
 

@@ -33,6 +33,7 @@ from input_pipeline.decode import FewerFrames
 from input_pipeline.labels import MultiLabel
 from input_pipeline.spec import describe, resolve
 from input_pipeline.transforms import resize, whole_window
+from scripts import options
 from vfm.errors import UserError
 from vfm.train.cli import run
 
@@ -285,17 +286,15 @@ def _main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("spec", metavar="SPEC", help="list, folder, shards, video, or FILE.py[:arg]")
+    options.add_source(parser)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="options of the source")
-    parser.add_argument("--root", default="", help="what relative paths are relative to (the list's folder)")
     parser.add_argument("--column", default="caption", help="the column of captions (caption)")
-    parser.add_argument("--medium", choices=("video", "image"), default="video", help="(video)")
     parser.add_argument("--skip", default="", help="a CSV path,reason of samples to leave out")
     parser.add_argument("--samples", type=int, default=100, help="samples that are opened, 0 = all (100)")
     parser.add_argument(
         "--level", choices=("first", "all"), default="first", help="frames decoded of each (first)"
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes, 0 = as many as cores (0)")
+    options.add_workers(parser)
     parser.add_argument(
         "--out", default="contact_sheet.png", help="the picture, '' = none (contact_sheet.png)"
     )
@@ -307,8 +306,7 @@ def _main() -> None:
         raise UserError(
             f"--out='{out}': expected a name in an existing folder that ends in .png, .pdf or .svg"
         )
-    if min(arguments.rows, arguments.frames) < 1 or arguments.samples < 0:
-        raise UserError("--rows, --frames: expected 1 or more; --samples: 0 or more")
+    options.check_numbers(arguments, rows=1, frames=1, samples=0, workers=0)
     sources = sources_of(arguments.spec, _options(arguments.set), arguments)
     for source in sources:
         print(

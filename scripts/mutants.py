@@ -85,7 +85,7 @@ class Mutants:
         self._before = self._before or _memory("VmRSS")
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from now on
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
         most = int((_memory("VmSize") + _MACHINE) * 2**20)
         resource.setrlimit(resource.RLIMIT_AS, (most, hard))
         began = time.process_time()
@@ -98,7 +98,7 @@ class Mutants:
         except Exception as error:
             outcome, reason = "error", f"{type(error).__name__}: {error}"
         finally:
-            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
         seconds, taken = time.process_time() - began, max(_memory("VmHWM") - self._before, 0.0)
         if taken > self._memory:
             outcome, reason = "memory", f"takes {taken:.0f} MiB ({reason or outcome})"

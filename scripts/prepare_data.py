@@ -14,7 +14,6 @@ docs/data.md); options that this command does not know are Beam's, and DIR has t
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from input_pipeline.encode import CODECS, Encoding
 from input_pipeline.plan import Plan
 from input_pipeline.prepare import prepare, read_manifest
 from input_pipeline.sources import open_source
+from scripts import options
 from scripts.progress import Progress
 from vfm.errors import UserError
 from vfm.train.cli import run
@@ -36,7 +36,7 @@ def main() -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out='{out}': is a file; expected a folder, or one that is to be made")
     settings = {
-        "spec": arguments.spec if "://" in arguments.spec else os.path.expanduser(arguments.spec),
+        "spec": options.local(arguments.spec),
         "root": arguments.root,
         "medium": arguments.medium,
         "column": arguments.column,
@@ -90,7 +90,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     )
     usual = Encoding()
     add = parser.add_argument
-    add("spec", metavar="SPEC", help="what data.train takes: a list, a folder, shards, a config file")
+    options.add_source(parser)
     add("--out", required=True, metavar="DIR", help="a new folder, or that of a run that was ended")
     add("--short_side", type=int, help=f"larger frames are reduced to it; 0 = kept ({usual.short_side})")
     add("--gop", "--keyint", type=int, help=f"frames from key frame to key frame; 1 = all are ({usual.gop})")
@@ -100,16 +100,13 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     add("--preset", help=f"of x264 and x265 ({usual.preset})")
     add("--as_is", action="store_true", help="pack the files without encoding them")
     add("--shard_size", type=int, default=128, help="videos of one shard (128)")
-    add("--workers", type=int, default=0, help="processes; 0 = as many as there are cores (0)")
+    options.add_workers(parser)
     add("--timeout", type=float, default=3600.0, help="seconds that one video may take; 0 = any time (3600)")
-    add("--root", default="", help="folder that paths in a list are relative to, as data.root")
-    add("--medium", choices=("video", "image"), default="video", help="what a folder is searched for (video)")
     add("--column", default="caption", help="the column of captions (caption)")
     add("--skip", default="", help="list of samples to leave out, as data.skip")
     add("--runner", default="", help="run as an Apache Beam graph: direct, flink, dataflow, spark, ...")
     arguments, others = parser.parse_known_args()
-    if arguments.shard_size < 1 or arguments.workers < 0 or arguments.timeout < 0:
-        raise UserError("--shard_size has to be 1 or more, --workers and --timeout 0 or more")
+    options.check_numbers(arguments, shard_size=1, workers=0, timeout=0)
     return arguments, others
 
 

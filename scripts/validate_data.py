@@ -20,20 +20,16 @@ import numpy as np
 from input_pipeline.check import LEVELS, SECONDS, check
 from input_pipeline.records import reasons_csv, write_text
 from input_pipeline.sources import Source, open_source
+from scripts import options
 from scripts.progress import Progress
-from vfm.errors import UserError
-from vfm.train.cli import run
+from vfm.train.cli import check_file, run
 
 
 def main() -> None:
     arguments = _parse()
     out = Path(arguments.out).expanduser()
-    if not out.parent.is_dir():
-        raise UserError(f"--out='{out}': there is no folder '{out.parent}'; make it first")
-    if out.is_dir():
-        raise UserError(f"--out='{out}': is a folder; expected the name of a file, such as bad.csv")
-    spec = arguments.spec if "://" in arguments.spec else os.path.expanduser(arguments.spec)
-    source = open_source(spec, arguments.root, "SPEC", medium=arguments.medium)
+    check_file(out)
+    source = open_source(options.local(arguments.spec), arguments.root, "SPEC", medium=arguments.medium)
     indices = _distinct(source, arguments.samples)
     bad, damaged, frames = {}, {}, 0
     with Progress(len(indices), f"checking {source.name}") as progress:
@@ -96,18 +92,15 @@ def _parse() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("spec", metavar="SPEC", help="what data.train takes: a list, a folder, shards, a config file")
+    options.add_source(parser)
     add("--out", required=True, metavar="CSV", help="the file to write")
     add("--level", choices=LEVELS, default="first", help="decode the first frame, or all of them (first)")
     add("--samples", type=int, default=0, help="videos to try, spread evenly over the set; 0 = all (0)")
-    add("--workers", type=int, default=0, help="processes; 0 = as many as there are cores (0)")
+    options.add_workers(parser)
     add("--timeout", type=float, default=SECONDS, help=f"seconds that one video may take ({SECONDS:g})")
     add("--strict", action="store_true", help="list damaged videos too, which can be used in part")
-    add("--root", default="", help="folder that paths in a list are relative to, as data.root")
-    add("--medium", choices=("video", "image"), default="video", help="what a folder is searched for (video)")
     arguments = parser.parse_args()
-    if arguments.samples < 0 or arguments.workers < 0 or arguments.timeout <= 0:
-        raise UserError("--samples and --workers have to be 0 or more, --timeout more than 0")
+    options.check_numbers(arguments, samples=0, workers=0, above={"timeout": 0})
     return arguments
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from input_pipeline import storage
+from input_pipeline.atomic import appearing
 
 _THREADS = 16  # shards read at once: mostly waiting
 
@@ -58,14 +59,13 @@ def _kept(shard: str, kind: str, stamp: str, make: Callable[[], Any]) -> Any:
     found = make()
     text = json.dumps(found)
     for file in places if stamp else ():
-        partial = file.with_suffix(f".partial-{os.getpid()}")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, file)
+            with appearing(file) as partial:
+                partial.write_text(text, encoding="utf-8")
             break
         except OSError:
-            partial.unlink(missing_ok=True)
+            continue
     return json.loads(text)  # as a later run sees it
 
 

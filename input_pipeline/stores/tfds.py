@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline import storage
+from input_pipeline.atomic import appearing
 from input_pipeline.formats.base import Table
 from input_pipeline.records import read_bytes
 from input_pipeline.stores.array_record import NOTHING, count_records, read_fields
@@ -107,9 +108,8 @@ def _metadata(folder: str) -> str:
     copy = storage.cache_folder() / "tfds" / key / storage.place(folder).name
     copy.mkdir(parents=True, exist_ok=True)
     for name in names:
-        partial = copy / f"{name}.partial-{os.getpid()}"
-        partial.write_bytes(storage.read(storage.join(folder, name)))
-        os.replace(partial, copy / name)
+        with appearing(copy / name) as partial:
+            partial.write_bytes(storage.read(storage.join(folder, name)))
     return str(copy)
 
 

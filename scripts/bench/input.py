@@ -44,6 +44,7 @@ from input_pipeline.plan import Plan
 from input_pipeline.prepare import prepare
 from input_pipeline.transforms import whole_window
 from scripts.bench.readers import Job, Pool, Seconds, Stopwatch, peers
+from scripts.options import check_numbers
 from vfm.errors import UserError
 from vfm.train import cli
 
@@ -114,9 +115,7 @@ def _parse() -> argparse.Namespace:
     add("--codec", default=usual.codec, choices=CODECS, help=f"of prepared videos ({usual.codec})")
     add("--out", default="", metavar="JSON", help="also write the results to this file")
     arguments = parser.parse_args()
-    for key in ("cores", "clips", "rounds", "frames", "stride", "size"):
-        if getattr(arguments, key) < 1:
-            raise UserError(f"--{key} {getattr(arguments, key)}: expected a number from 1 on")
+    check_numbers(arguments, cores=1, clips=1, rounds=1, frames=1, stride=1, size=1)
     arguments.clips = -(-arguments.clips // _BATCH) * _BATCH
     return arguments
 

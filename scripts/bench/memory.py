@@ -21,6 +21,8 @@ from ml_collections.config_flags import config_flags
 from tqdm import tqdm
 
 from input_pipeline import train_batches, write_mp4
+from scripts.options import check_numbers
+from vfm.train.cli import run
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 2**20
@@ -73,6 +75,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that read; 0 = threads")
     parser.add_argument("--size", type=int, default=64)
     options = parser.parse_args()
+    check_numbers(options, clips=1, batch_size=1, workers=0, size=1)
     with tempfile.TemporaryDirectory() as folder:
         if not options.spec:
             make_videos(Path(folder))
@@ -98,4 +101,4 @@ def config(spec: str, size: int, workers: int) -> ConfigDict:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(main))

@@ -19,6 +19,7 @@ from input_pipeline.encode import Encoding
 from input_pipeline.plan import Plan
 from input_pipeline.prepare import make_shard, prepare, unfinished
 from tests.input_pipeline.conftest import COUNT, FRAMES, pixels
+from tests.input_pipeline.odd import decoded, hidden, make, remux
 from vfm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -207,6 +208,28 @@ def test_damaged_videos_are_used_as_far_as_they_go_and_listed(tmp_path):
         assert 20 < video.num_frames < 120 and video.damage
     assert (found["bad"], found["damaged"]) == (0, 1)
     assert video.damage in (tmp_path / "o" / "damaged.csv").read_text()
+
+
+def test_names_that_are_no_utf_8_and_hidden_frames_are_prepared(tmp_path):
+    """Names of old discs are in Latin-1; frames that are never shown shift those after them."""
+    whole = make(tmp_path / "whole.webm", "libvpx", options={"g": "9"})
+    folder = tmp_path / "set"
+    folder.mkdir()
+    path = remux(whole, folder / "a.mkv", hidden)
+    every, times = decoded(path)
+    path.rename(folder / os.fsdecode(b"caf\xe9.mkv"))
+    (folder / os.fsdecode(b"bad\xe9.mkv")).write_bytes(b"no video")
+    for encoding in (Encoding(short_side=0, crf=1), None):
+        out = tmp_path / str(encoding and "encoded")
+        prepare(Plan.of(open_source(folder), encoding, 4), out, workers=1)
+        prepared = open_source(out)
+        assert [os.fsencode(name) for name in prepared.paths] == [b"bad\xe9.mkv", b"caf\xe9.mkv"]
+        assert manifest(out)["bad"] == 1 and b"bad" in (out / "bad.csv").read_bytes()
+        with prepared.open(1) as video:
+            if encoding:
+                np.testing.assert_allclose(video.times, np.array(times) - times[0], atol=1e-3)
+                assert np.abs(video.read(range(58)).astype(int) - every).mean() < 3
+                assert "only 58 of 60 frames decode" in video.damage
 
 
 @pytest.mark.parametrize("kind", ["other files", "another recipe", "a file", "at work"])

@@ -65,6 +65,24 @@ def test_every_dependency_is_pinned_to_a_version_that_it_allows(file):
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} but =={version}"
 
 
+@pytest.mark.parametrize(("file", "names"), APART.items())
+def test_an_extra_apart_and_its_versions_agree(file, names):
+    """Neither is changed without the other, and the documents name both."""
+    pins = {canonicalize_name(name) for name in pinned(file)}
+    asked = {canonicalize_name(Requirement(text).name) for text in extras_of(names)}
+    assert asked and asked <= pins, f"{file} lacks {asked - pins}"
+    assert not asked & {canonicalize_name(name) for name in pinned("constraints.txt")}
+    others = set(PROJECT["optional-dependencies"]) - names - {"dev"}
+    foreign = {canonicalize_name(Requirement(text).name) for text in extras_of(others)} - {"jax"}
+    assert not foreign & pins, f"{file} pins {foreign & pins} of other extras"
+    assert all(f"`{name}`" in (ROOT / file).read_text().splitlines()[0] for name in names)
+    assert f"-c {file} -e '.[{','.join(sorted(names))}]'" in (ROOT / "docs" / "data.md").read_text()
+
+
+def extras_of(names) -> list[str]:
+    return [text for name in names for text in PROJECT["optional-dependencies"][name]]
+
+
 def test_every_import_is_a_declared_dependency():
     """So that nothing works only because another package happens to bring it."""
     modules = {"absl": "absl-py", "sklearn": "scikit-learn", "orbax": "orbax-checkpoint", "PIL": "pillow"}
