@@ -20,6 +20,9 @@ from vfm.errors import UserError
 
 CODECS = ("h264", "hevc", "mjpeg")
 _CLOCK = 90_000  # units of time in a second, which MPEG has always counted in
+# Of x264: one thread, and no macroblock tree, whose vectorised code reads memory that nobody has written.
+_SAME_BYTES = {"threads": "1", "mbtree": "0"}
+_SMALL = 64  # pixels of a side; of pictures with one block of that size x265 reads what nobody has written
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,20 @@ class Encoding:
         if self.codec == "mjpeg" and not 2 <= self.crf <= 31:
             raise UserError(f"crf {self.crf}: of mjpeg it is the quantiser; expected 2 (best) ... 31")
 
-    def options(self) -> tuple[str, dict[str, str]]:
-        """The encoder and its options. One thread: the bytes depend on nothing but the frames."""
+    def options(self, height: int, width: int) -> tuple[str, dict[str, str]]:
+        """The encoder and its options, such that the bytes depend on nothing but the frames."""
         if self.codec == "mjpeg":
             return "mjpeg", {"qmin": str(self.crf), "qmax": str(self.crf), "huffman": "default"}
         common = {"crf": str(self.crf), "preset": self.preset, "tune": "fastdecode", "bf": "0"}
         if self.codec == "h264":
-            return "libx264", common | {"g": str(self.gop), "threads": "1", "sc_threshold": "40"}
-        quiet = f"keyint={self.gop}:min-keyint=1:bframes=0:pools=none:frame-threads=1:log-level=none"
-        return "libx265", common | {"x265-params": quiet}
+            return "libx264", common | _SAME_BYTES | {"g": str(self.gop), "sc_threshold": "40"}
+        # cutree is x265's name for the macroblock tree, and writes past its memory.
+        options = (
+            f"keyint={self.gop}:min-keyint=1:bframes=0:cutree=0:pools=none:frame-threads=1:log-level=none"
+        )
+        if min(height, width) <= _SMALL:
+            options += ":ctu=16"
+        return "libx265", common | {"x265-params": options}
 
 
 def write_mp4(
@@ -100,8 +108,7 @@ def write_mp4(
         )
     _, height, width, _ = frames.shape
     even = height % 2 == 0 and width % 2 == 0
-    # One thread and no frame look-ahead across threads: the bitstream depends on nothing but its input.
-    options = {"crf": str(crf), "preset": preset, "threads": "1"}
+    options = {"crf": str(crf), "preset": preset} | _SAME_BYTES
     if keyframe_interval:
         options["g"] = str(keyframe_interval)
     with appearing(path) as partial:
@@ -131,15 +138,16 @@ def encode_stream(
     Raises:
       ValueError: there are no frames.
     """
-    file, name, stream = io.BytesIO(), encoding.options(), None
+    file = io.BytesIO()
     stamps = _stamps(times)
     rate = Fraction(len(stamps) * _CLOCK, max(stamps[-1], 1)) if len(stamps) > 1 else Fraction(25)
     frames = (pixels for part in parts for pixels in part)
     first = next(frames, None)
     if first is None:
         raise ValueError("no frames to encode")
+    name, options = encoding.options(*first.shape[:2])
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream(name[0], rate=rate.limit_denominator(100_000), options=name[1])
+        stream = container.add_stream(name, rate=rate.limit_denominator(100_000), options=options)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = _layout(*first.shape[:2], encoding.codec)
         stream.codec_context.thread_count = 1

@@ -8,6 +8,7 @@ import av
 import numpy as np
 
 STEP = 40  # milliseconds from frame to frame
+SAME_BYTES = {"libx264": {"mbtree": "0"}}  # see input_pipeline/encode.py
 
 
 def moving(count: int, height: int = 48, width: int = 64) -> np.ndarray:
@@ -29,7 +30,7 @@ def make(
 ) -> Path:
     """A video of frames 40 ms apart, the first of them at `first` ms, by a clock of so many ticks a second."""
     with av.open(str(path), "w", options=container or {}) as file:
-        stream = file.add_stream(codec, rate=25, options=options or {})
+        stream = file.add_stream(codec, rate=25, options=SAME_BYTES.get(codec, {}) | (options or {}))
         stream.height, stream.width, stream.pix_fmt = 48, 64, pixels
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = stream.time_base = Fraction(1, clock)

@@ -15,7 +15,7 @@ from input_pipeline.decode import FewerFrames, Video
 from .odd import STEP, decoded, hidden, make, moving, remux
 
 B_FRAMES = {"g": "10", "bf": "3"}
-OPEN_GROUPS = {"x265-params": "keyint=10:open-gop=1:bframes=3:log-level=none"}
+OPEN_GROUPS = {"x265-params": "keyint=10:open-gop=1:bframes=3:cutree=0:log-level=none"}
 
 
 def check_all(path, expected=None) -> Video:
