@@ -75,7 +75,7 @@ def column_classes(file: Path) -> dict[str, Classes]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
         usable = all(isinstance(v, list) and all(isinstance(n, str) for n in v) for v in names.values())
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         usable = False
     if not usable:
         raise UserError(f'{file}: expected JSON such as {{"label": ["first class", "second class"]}}')
@@ -121,7 +121,7 @@ def _numbered_names(file: Path, text: str) -> list[tuple[int, str]]:
                 return [(int(number), str(name)) for name, number in found.items()]
             if isinstance(found, list) and all(isinstance(name, str) for name in found):
                 return list(enumerate(found))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             pass
         raise UserError(f"{file}: expected JSON with a list of names, or {{name: number}}")
     lines = [line.strip() for line in text.split("\n") if line.strip()]

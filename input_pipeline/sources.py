@@ -168,6 +168,7 @@ def open_source(
         raise UserError(f"{key} is a mixture of {', '.join(options['sources'])}; expected one source here")
     path = storage.place(options.pop("path"))
     root = str(options.pop("root", "") or root)
+    given = dict(options)
     lists = [file for file in (options.pop("skip", ""), os.fspath(skip)) if file]
     try:
         source = replace(_open(path, root, key, column, medium, options), name=str(path), key=key)
@@ -177,6 +178,10 @@ def open_source(
         name.partition("://")[0]: name for name in source.paths if storage.is_remote(name)
     }.values():
         storage.filesystem(scheme)  # says now what package is missing
+    if not len(source):
+        raise UserError(
+            f"{key}='{path}': has no samples that fit the options ({', '.join(f'{k}={v!r}' for k, v in given.items()) or 'none'}); expected one or more"
+        )
     names = [
         (source.paths[i], source.clip_name(i)) if source.spans is not None else (source.paths[i],)
         for i in range(len(source) if lists else 0)

@@ -260,12 +260,30 @@ def files_below(folder: str | os.PathLike) -> list[str]:
         below = _walk(system, name) if folder.startswith("http") else attempt(lambda: system.find(name))
         found = [f"{folder.rstrip('/')}{path[len(top) :]}" for path in below]
     else:
-        found = [
-            os.path.join(parent, name)
-            for parent, _, names in os.walk(folder, followlinks=True)
-            for name in names
-        ]
+        found = list(_below(folder))
     return sorted(path for path in found if "/." not in path[len(folder) :])
+
+
+def _below(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Files below a local folder; links are followed unless they lead to a folder that they lie in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        if not above:
+            raise
+        return  # such as lost+found
+    for entry in entries:
+        try:
+            is_folder = entry.is_dir()
+        except OSError:
+            is_folder = False
+        if not is_folder:
+            yield entry.path
+        elif not entry.name.startswith("."):
+            yield from _below(entry.path, above | {real})
 
 
 def _walk(system: Any, folder: str) -> Iterator[str]:
