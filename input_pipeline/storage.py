@@ -28,6 +28,7 @@ _STATE = frozenset(
 )
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_STARS = re.compile(r"[*?\[]")
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ def has_pattern(path: str | os.PathLike) -> bool:
 
 def _stars(path: str) -> bool:
     # In addresses, `?` and `[` are rather part of a query.
-    return "*" in path if is_remote(path) else bool(re.search(r"[*?\[]", path))
+    return "*" in path if is_remote(path) else bool(_STARS.search(path))
 
 
 def expand(path: str | os.PathLike) -> list[str]:
@@ -230,6 +231,14 @@ def expand(path: str | os.PathLike) -> list[str]:
     else:
         return _find(path)
     return [f for value in values for f in expand(f"{path[: match.start()]}{value}{path[match.end() :]}")]
+
+
+def above_pattern(path: str) -> str:
+    """The folder that all files lie in which a pattern stands for; a path that is no pattern as it is."""
+    if not has_pattern(path):
+        return path
+    found = [pattern.search(path) for pattern in (_RANGE, _CHOICE, _STARS)]
+    return os.path.dirname(path[: min(match.start() for match in found if match)]) or os.curdir
 
 
 def first_of(path: str) -> str:
@@ -295,6 +304,11 @@ def _walk(system: Any, folder: str) -> Iterator[str]:
             yield from _walk(system, entry["name"])
         else:
             yield entry["name"]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold: what files are called that keep what was made of it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()
 
 
 def cache_folder() -> Path:

@@ -11,12 +11,14 @@ from typing import Any
 
 from input_pipeline.formats import (
     activitynet,
+    captions,
     charades,
     conversations,
     didemo,
     egoclip,
     epic,
     hmdb51,
+    hvu,
     kinetics,
     lsmdc,
     mmaction,
@@ -36,11 +38,13 @@ from vfm.parts import nearest
 GENERAL = {"csv": table, "list": plain, "json": conversations}
 FORMATS: dict[str, ModuleType] = GENERAL | {
     "activitynet": activitynet,
+    "captions": captions,
     "charades": charades,
     "didemo": didemo,
     "egoclip": egoclip,
     "epic": epic,
     "hmdb51": hmdb51,
+    "hvu": hvu,
     "kinetics": kinetics,
     "lsmdc": lsmdc,
     "mmaction2": mmaction,

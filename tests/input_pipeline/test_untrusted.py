@@ -154,3 +154,31 @@ def test_json_lines_in_a_json_file_are_pointed_out(tmp_path):
     lines = "\n".join(json.dumps({"video": f"{i}.mp4", "caption": "x"}) for i in range(2))
     with pytest.raises(UserError, match=r"one object a line.*call it \.jsonl"):
         open_source(write(tmp_path, "a.json", lines))
+
+
+def test_numbers_of_thousands_of_digits_are_refused(tmp_path):
+    many = "9" * 5000
+    for name, text in (
+        ("a.txt", f"a.mp4 {many}\n"),
+        ("b.txt", f"a.mp4 0 {many}\n"),
+        ("c.csv", f"path,label\na.mp4,{many}\n"),
+    ):
+        with pytest.raises(UserError, match="line"):
+            open_source(write(tmp_path, name, text))
+    for name, text in (("d.txt", f"{many} x\n1 y\n"), ("e.csv", f"id,name\n{many},x\n")):
+        (tmp_path / name).write_text(text)
+        if name == "e.csv":
+            with pytest.raises(UserError, match="is no number"):
+                read_classes(tmp_path / name)
+        else:
+            assert len(read_classes(tmp_path / name).names) == 2
+
+
+def test_null_labels_of_a_hidden_test_set_are_no_labels(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    for labels, found in (([None, None], []), ([-1, None], []), ([0, 1], ["label"])):
+        table = pyarrow.table({"video": [b"x", b"y"], "label": pyarrow.array(labels, pyarrow.int64())})
+        pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+        assert list(open_source(tmp_path / "a.parquet").labels) == found
