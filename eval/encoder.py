@@ -3,8 +3,6 @@
 Axes: B clips, T frames, H W pixels, N tokens, D width.
 """
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -150,8 +148,3 @@ def load_encoders(specs: list[str], weights: str = "params", step: int = 0) -> l
     encoders = [load_encoder(spec, weights, step) for spec in specs]
     check_names([e.name for e in encoders])
     return encoders
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a value that JSON can hold."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()

@@ -19,11 +19,12 @@ from ml_collections import ConfigDict
 
 import input_pipeline
 from eval import controls
-from eval.encoder import FrozenEncoder, digest
+from eval.encoder import FrozenEncoder
 from eval.feature_set import FeatureSet
 from eval.progress import Bar
 from eval.sources import check_single, data_config
 from input_pipeline.spec import Spec
+from input_pipeline.storage import digest
 from vfm import models, ops
 from vfm.errors import UserError
 

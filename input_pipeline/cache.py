@@ -9,7 +9,6 @@ is decoded again; it appears under its name only when complete. Where it cannot 
 memory alone, and a line says so.
 """
 
-import hashlib
 import logging
 import os
 import shutil
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from input_pipeline import atomic, storage, transforms
 from input_pipeline.decode import BadVideo, FewerFrames, WindowOf
 from input_pipeline.sources import Source
+from input_pipeline.storage import digest
 from input_pipeline.transforms import Window
 from vfm.errors import UserError
 
@@ -139,14 +139,10 @@ def _content_key(source: Source, indices: Sequence[int], cache_size: int) -> str
     return digest(parts)[:16]
 
 
-def digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def folders(source: Source) -> Iterator[Path]:
     """Where what is known about a source may be kept, the best place first."""
-    path = Path(source.name)
     if not storage.is_remote(source.name):
+        path = Path(storage.above_pattern(source.name))
         yield (path if path.is_dir() else path.parent) / ".vfm_cache"
     yield storage.cache_folder()
 

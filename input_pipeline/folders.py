@@ -11,6 +11,8 @@ from input_pipeline.storage import RemotePath
 from input_pipeline.suffixes import SUFFIXES
 from vfm.errors import UserError
 
+_SPLITS = frozenset("train training val valid validation test testing".split())
+
 
 def read_folder(folder: Path | RemotePath, key: str, medium: str, labels: str = "") -> Table:
     """The videos (or images) of a folder; classes are numbered in sorted order, by classes.json or by `labels`.
@@ -39,6 +41,11 @@ def read_folder(folder: Path | RemotePath, key: str, medium: str, labels: str = 
         raise UserError(
             f"{key}='{folder}': the folder holds no {medium}s; expected {medium} files or one subfolder of {medium}s "
             f"for each class (endings known: {' '.join(sorted(suffixes))}), or format='frames' for folders of frames"
+        )
+    if classes.keys() <= _SPLITS:
+        raise UserError(
+            f"{key}='{folder}': the subfolders {', '.join(classes)} are splits by their names, and no classes; give "
+            f"one of them, e.g. {storage.join(folder, next(iter(classes)))}"
         )
     given = Document(folder).classes({"labels": labels})
     names = given.names if given else list(classes)

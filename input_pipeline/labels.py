@@ -17,12 +17,12 @@ from jaxtyping import Int32
 from vfm.errors import UserError
 
 MOST_CLASSES = 1_000_000  # of a column with several classes a sample
-INTEGER = re.compile(r"^[+-]?\d+$")
+INTEGER = re.compile(r"^[+-]?\d{1,18}$")
 NOT_LABELS = frozenset(
     "path clip caption captions video id mask text text_mask text_id text_loss image".split()
 )
-_ID_AND_NAME = re.compile(r"^c?(\d+)[\s:,]+(\S.*)$")  # UCF101, AVA, Charades
-_NAME_AND_ID = re.compile(r"^(.*\S)\t(\d+)$")
+_ID_AND_NAME = re.compile(r"^c?(\d{1,18})[\s:,]+(\S.*)$")  # UCF101, AVA, Charades
+_NAME_AND_ID = re.compile(r"^(.*\S)\t(\d{1,18})$")
 
 
 class MultiLabel:
@@ -75,7 +75,7 @@ def column_classes(file: Path) -> dict[str, Classes]:
     try:
         names = json.loads(file.read_text(encoding="utf-8"))
         usable = all(isinstance(v, list) and all(isinstance(n, str) for n in v) for v in names.values())
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         usable = False
     if not usable:
         raise UserError(f'{file}: expected JSON such as {{"label": ["first class", "second class"]}}')
@@ -121,7 +121,7 @@ def _numbered_names(file: Path, text: str) -> list[tuple[int, str]]:
                 return [(int(number), str(name)) for name, number in found.items()]
             if isinstance(found, list) and all(isinstance(name, str) for name in found):
                 return list(enumerate(found))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             pass
         raise UserError(f"{file}: expected JSON with a list of names, or {{name: number}}")
     lines = [line.strip() for line in text.split("\n") if line.strip()]
@@ -129,7 +129,7 @@ def _numbered_names(file: Path, text: str) -> list[tuple[int, str]]:
     column = next((name for name in ("name", "key") if name in header), "")
     if "id" in header and column:
         rows = list(csv.DictReader(lines, [*header], restval=""))[1:]
-        if not all(row["id"].strip().isdecimal() for row in rows):
+        if not all(re.fullmatch(r"\d{1,18}", row["id"].strip()) for row in rows):
             raise UserError(f"{file}: the column 'id' holds what is no number; expected class numbers")
         return [(int(row["id"]), row[column].strip()) for row in rows]
     for pattern, number, name in ((_ID_AND_NAME, 1, 2), (_NAME_AND_ID, 2, 1)):

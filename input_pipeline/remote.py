@@ -106,11 +106,17 @@ class RemoteFile(_Raw):
 
     def _fetch(self, start: int, size: int) -> bytes:
         if not self._whole:
-            data = attempt(lambda: self._system.cat_file(self._name, start, start + size))
-            if len(data) <= size:
+            data = attempt(lambda: self._part(start, size))
+            if len(data) == size:
                 return data
             self._whole = data
         return self._whole[start : start + size]
+
+    def _part(self, start: int, size: int) -> bytes:
+        data = self._system.cat_file(self._name, start, start + size)
+        if len(data) < size:  # taken for the end of the file, a copy would stay without its rest
+            raise OSError(f"{self._name} ends after {start + len(data)} of {self._size} bytes")
+        return data
 
 
 class Section(_Raw):

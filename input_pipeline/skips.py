@@ -7,8 +7,8 @@ source has it, relative to data.root, or relative to the skip list's own folder;
 
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
+from input_pipeline import storage
 from input_pipeline.formats.base import Document
 from vfm.errors import UserError
 
@@ -19,7 +19,7 @@ def read_skips(file: str | os.PathLike) -> dict[str, str]:
     Raises:
       UserError: there is no such file, or it has no column `path`.
     """
-    path = Path(file).expanduser()
+    path = storage.place(file)
     if not path.is_file():
         raise UserError(f"data.skip='{file}': no such file; expected a CSV with the columns path,reason")
     document = Document(path)
@@ -47,8 +47,8 @@ def skipped(names: Iterable[tuple[str, ...]], file: str | os.PathLike, root: str
       root: what relative paths in it are relative to, besides the working folder and its own.
     """
     given = read_skips(file)
-    folders = ["", str(Path(file).expanduser().parent), *([root] if root else [])]
-    reasons = {_plain(os.path.join(folder, name)): why for name, why in given.items() for folder in folders}
+    folders = ["", str(storage.place(file).parent), *([root] if root else [])]
+    reasons = {_plain(storage.join(folder, name)): why for name, why in given.items() for folder in folders}
     reasons |= given
     found = {}
     for index, some in enumerate(names):

@@ -11,6 +11,7 @@ What a spec may be is in `input_pipeline.spec`; annotation files are read by `in
   as published        Kinetics, Something-Something v2, UCF101, MSR-VTT and others: each its own module
   folder              one subfolder is one class (sorted by name), or plain video files without labels
   one video file      a set of one; `clips/*.mp4`, `{a,b}/clip_{000..123}.mp4`: those files
+  several lists       `train_{00..15}.csv`, `lists/*.jsonl`: of one format, as one, see `joined`
   shards and the like `input_pipeline.stores`: WebDataset, Parquet, ArrayRecord, TFDS, folders of frames
 
 All of them may be elsewhere (gs://, s3://, hf://, https://), see `input_pipeline.storage`.
@@ -31,7 +32,8 @@ from input_pipeline import formats, storage, stores
 from input_pipeline.clips import Part
 from input_pipeline.folders import read_folder
 from input_pipeline.formats import LIST_SUFFIXES, hmdb51
-from input_pipeline.formats.base import Document, Table, Turns
+from input_pipeline.formats.base import Document, Table, Turns, complete
+from input_pipeline.joined import join_tables
 from input_pipeline.labels import Labels
 from input_pipeline.media import Files, Media, OpenVideo
 from input_pipeline.skips import skipped
@@ -73,6 +75,7 @@ class Source:
       label_names: column -> names of its classes, where they are known.
       lines: of each sample in its list file; empty for folders.
       unit: what `lines` counts.
+      lists: (first sample, file) of each list file, where there are several.
       words: column -> the text of each sample, of every column but the path and those of integers.
       turns: questions and answers of each sample; empty if there are none.
       spans: seconds from which and to which each sample's video is shown (NaN = all of it), where any has such.
@@ -90,6 +93,7 @@ class Source:
     lines: Sequence[int] = ()
     words: dict[str, list[str]] = field(default_factory=dict)
     unit: str = "line"
+    lists: Sequence[tuple[int, str]] = ()
     turns: Sequence[Turns] = ()
     spans: Float64[np.ndarray, "n 2"] | None = None
     media: Media | None = None
@@ -125,7 +129,8 @@ class Source:
 
     def where(self, index: int) -> str:
         """Where the sample was named, for messages."""
-        return f"{self.name} {self.unit} {self.lines[index]}" if self.lines else self.name
+        name = next((file for start, file in reversed(self.lists) if start <= index), self.name)
+        return f"{name} {self.unit} {self.lines[index]}" if self.lines else name
 
     def clip_name(self, index: int) -> str:
         """The sample's file, with the part of it that is shown, as media fragments are written."""
@@ -168,6 +173,7 @@ def open_source(
         raise UserError(f"{key} is a mixture of {', '.join(options['sources'])}; expected one source here")
     path = storage.place(options.pop("path"))
     root = str(options.pop("root", "") or root)
+    given = dict(options)
     lists = [file for file in (options.pop("skip", ""), os.fspath(skip)) if file]
     try:
         source = replace(_open(path, root, key, column, medium, options), name=str(path), key=key)
@@ -177,6 +183,11 @@ def open_source(
         name.partition("://")[0]: name for name in source.paths if storage.is_remote(name)
     }.values():
         storage.filesystem(scheme)  # says now what package is missing
+    if not len(source):
+        said = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise UserError(
+            f"{key}='{path}': has no samples{f' with {said}' if said else ''}; expected one or more"
+        )
     names = [
         (source.paths[i], source.clip_name(i)) if source.spans is not None else (source.paths[i],)
         for i in range(len(source) if lists else 0)
@@ -195,15 +206,19 @@ def _open(
     name = options.pop("format", "auto")
     if store := stores.find(str(path), name):
         table, media = stores.read(store, Request(str(path), options, key, column, medium, root))
-        return replace(_source(table, ""), media=media)
-    frames = {option: options.pop(option) for option in FRAME_OPTIONS if option in options}
-    if name == "auto" and storage.has_pattern(path):
-        _only(options, key, path)
-        return Source(name=str(path), paths=_matching(path, key, medium))
+        return replace(_source(table), media=media)
+    frames = {option: options.pop(option) for option in FRAME_OPTIONS if options.get(option) is not None}
+    complete(FRAME_OPTIONS, frames, "frames", str(path))
+    if storage.has_pattern(path):
+        files = storage.expand(path)
+        if name == "auto" and not all(_is_list(file) for file in files):
+            _only(options, key, path)
+            return Source(name=str(path), paths=_matching(path, files, key, medium))
+        return _listed(files, root, key, column, medium, name, options, frames)
     document = Document(path)
     if path.is_dir() and name == "auto" and not hmdb51.detect(document):
         _only(options, key, path, "labels")
-        return _source(read_folder(path, key, medium, **options), "")
+        return _source(read_folder(path, key, medium, **options))
     if not path.exists():
         raise UserError(f"{key}='{path}': no such file or folder; give a CSV file or a folder of {medium}s")
     suffix = path.suffix.lower()
@@ -215,30 +230,59 @@ def _open(
             f"{key}='{path}': '{suffix or path.name}' is no kind of source; expected a folder, a list "
             f"({', '.join(LIST_SUFFIXES)}) or a {medium} ({', '.join(sorted(SUFFIXES[medium]))})"
         )
-    if name == "auto":
-        name = formats.detect(document, options)
-    if column != "caption" and "column" in formats.options_of(name):
+    return _listed([str(path)], root, key, column, medium, name, options, frames)
+
+
+def _listed(
+    files: Sequence[str], root: str, key: str, column: str, medium: str, name: str, options: dict[str, Any],
+    frames: dict[str, Any],
+) -> Source:  # fmt: skip
+    """The source that annotation files of one format describe."""
+    places = [storage.place(file) for file in files]
+    if absent := [str(place) for place in places if not place.exists()]:
+        raise UserError(f"{key}: {len(absent)} of {len(files)} lists are not there, e.g. {absent[0]}")
+    documents = [Document(place) for place in places]
+    kinds = [formats.detect(document, options) if name == "auto" else name for document in documents]
+    if other := [i for i, kind in enumerate(kinds) if kind != kinds[0]]:
+        raise UserError(
+            f"{key}: {files[0]} is of the format {kinds[0]} and {files[other[0]]} of {kinds[other[0]]}; expected lists "
+            f"of one format, or say which they are with format=NAME"
+        )
+    if column != "caption" and "column" in formats.options_of(kinds[0]):
         options.setdefault("column", column)
-    table = formats.read(document, name, options)
-    source = _source(table, storage.place(root) if root else path if path.is_dir() else path.parent)
+    tables = []
+    for document, place in zip(documents, places, strict=True):
+        table = formats.read(document, kinds[0], options)
+        folder = storage.place(root) if root else place if place.is_dir() else place.parent
+        table.paths = [storage.join(folder, path) for path in table.paths]
+        tables.append(table)
+    table = tables[0] if len(tables) == 1 else join_tables(tables, files)
+    source = _source(table)
+    if len(files) > 1:
+        starts = np.cumsum([0, *(len(some.paths) for some in tables)]).tolist()
+        source = replace(source, lists=list(zip(starts[:-1], files, strict=True)))
     if not frames and (not table.frames or _are_files(table.paths, medium)):
         return source
     folders = FrameFolders(source.paths, table.frames, **frames)
     return replace(source, paths=[folders.name(i) for i in range(len(source))], media=folders)
 
 
+def _is_list(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() in LIST_SUFFIXES
+
+
 def _are_files(paths: Sequence[str], medium: str) -> bool:
     return all(os.path.splitext(path)[1].lower() in SUFFIXES[medium] for path in paths)
 
 
-def _matching(path: Path | RemotePath, key: str, medium: str) -> list[str]:
-    """The files that a pattern stands for."""
-    found = storage.expand(path)
+def _matching(path: Path | RemotePath, found: list[str], key: str, medium: str) -> list[str]:
+    """The videos that a pattern stands for."""
     if not _are_files(found, medium):
         other = next(file for file in found if not _are_files([file], medium))
         raise UserError(
             f"{key}='{path}': stands for {len(found)} files, of which '{other}' is no {medium}; expected {medium}s "
-            f"({', '.join(sorted(SUFFIXES[medium]))}) or shards of one kind"
+            f"({', '.join(sorted(SUFFIXES[medium]))}), or lists of one format ({', '.join(LIST_SUFFIXES)}), or shards "
+            f"of one kind"
         )
     return found
 
@@ -249,11 +293,11 @@ def _only(options: Mapping[str, Any], key: str, path: Path, *known: str) -> None
         raise UserError(f"{key}='{path}': '{unknown[0]}' is an option of annotation files; leave it out")
 
 
-def _source(table: Table, root: str | os.PathLike) -> Source:
-    """A source of what an annotation file says; relative paths are below `root`."""
+def _source(table: Table) -> Source:
+    """A source of what an annotation file says; its paths are as they are from here."""
     return Source(
         name="",
-        paths=[storage.join(root, path) for path in table.paths],
+        paths=table.paths,
         labels=table.labels,
         captions=table.captions,
         label_names=table.label_names,

@@ -29,6 +29,7 @@ _STATE = frozenset(
 )
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_STARS = re.compile(r"[*?\[]")
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ def has_pattern(path: str | os.PathLike) -> bool:
 
 def _stars(path: str) -> bool:
     # In addresses, `?` and `[` are rather part of a query.
-    return "*" in path if is_remote(path) else bool(re.search(r"[*?\[]", path))
+    return "*" in path if is_remote(path) else bool(_STARS.search(path))
 
 
 def expand(path: str | os.PathLike) -> list[str]:
@@ -231,6 +232,14 @@ def expand(path: str | os.PathLike) -> list[str]:
     else:
         return _find(path)
     return [f for value in values for f in expand(f"{path[: match.start()]}{value}{path[match.end() :]}")]
+
+
+def above_pattern(path: str) -> str:
+    """The folder that all files lie in which a pattern stands for; a path that is no pattern as it is."""
+    if not has_pattern(path):
+        return path
+    found = [pattern.search(path) for pattern in (_RANGE, _CHOICE, _STARS)]
+    return os.path.dirname(path[: min(match.start() for match in found if match)]) or os.curdir
 
 
 def first_of(path: str) -> str:
@@ -261,12 +270,30 @@ def files_below(folder: str | os.PathLike) -> list[str]:
         below = _walk(system, name) if folder.startswith("http") else attempt(lambda: system.find(name))
         found = [f"{folder.rstrip('/')}{path[len(top) :]}" for path in below]
     else:
-        found = [
-            os.path.join(parent, name)
-            for parent, _, names in os.walk(folder, followlinks=True)
-            for name in names
-        ]
+        found = list(_below(folder))
     return sorted(path for path in found if "/." not in path[len(folder) :])
+
+
+def _below(folder: str, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Files below a local folder; links are followed unless they lead to a folder that they lie in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        if not above:
+            raise
+        return  # such as lost+found
+    for entry in entries:
+        try:
+            is_folder = entry.is_dir()
+        except OSError:
+            is_folder = False
+        if not is_folder:
+            yield entry.path
+        elif not entry.name.startswith("."):
+            yield from _below(entry.path, above | {real})
 
 
 def _walk(system: Any, folder: str) -> Iterator[str]:
@@ -278,6 +305,11 @@ def _walk(system: Any, folder: str) -> Iterator[str]:
             yield from _walk(system, entry["name"])
         else:
             yield entry["name"]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold: what files are called that keep what was made of it."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()
 
 
 def cache_folder() -> Path:

@@ -39,7 +39,7 @@ from vfm.train.cli import run
 
 SHOWN = 5  # of classes, values, problems
 CELL = (90, 120)  # height and width of a picture's frames
-LONGEST = 110  # letters of a caption in a picture
+GAP, TITLE = 4, 20  # pixels between frames and around the picture; height of a line of text
 
 
 @dataclass
@@ -196,9 +196,10 @@ def strip(source: Source, index: int, count: int) -> UInt8[np.ndarray, "H W 3"]:
     inside = [max(1, round(side * share)) for side in frames.shape[1:3]]
     small = resize(frames, whole_window(*inside))
     top, left = (height - inside[0]) // 2, (width - inside[1]) // 2
-    cells = np.full((count, height, width, 3), 32, np.uint8)
+    cells = np.full((count, height, width + GAP, 3), 255, np.uint8)
+    cells[:, :, :width] = 225  # beside frames of another shape
     cells[:, top : top + inside[0], left : left + inside[1]] = small
-    return cells.transpose(1, 0, 2, 3).reshape(height, count * width, 3)
+    return cells.transpose(1, 0, 2, 3).reshape(height, count * (width + GAP), 3)[:, :-GAP]
 
 
 def _frames(video: Any, count: int) -> UInt8[np.ndarray, "T H W 3"]:
@@ -219,7 +220,7 @@ def title(source: Source, index: int) -> str:
     caption = source[index].caption
     start = "" if source.spans is None else source.clip_name(index).removeprefix(source.paths[index])
     said = [f"{index}: {Path(source.paths[index]).name}{start}", *labels, *([caption] if caption else [])]
-    return _cut(" | ".join(said), LONGEST)
+    return " | ".join(said)
 
 
 def contact_sheet(source: Source, indices: Sequence[int], file: Path, count: int) -> int:
@@ -233,13 +234,15 @@ def contact_sheet(source: Source, indices: Sequence[int], file: Path, count: int
     if not rows:
         return 0
     height, width = rows[0][1].shape[:2]
-    figure = Figure((width / 100, len(rows) * (height + 18) / 100), dpi=100, facecolor="white")
+    wide, high = width + 2 * GAP, len(rows) * (height + TITLE) + GAP
+    figure = Figure((wide / 100, high / 100), dpi=100, facecolor="white")
     for number, (text, pixels) in enumerate(rows):
-        bottom = 1 - (number + 1) / len(rows)
-        axes = figure.add_axes((0, bottom, 1, height / (height + 18) / len(rows)))
+        bottom = GAP + (len(rows) - 1 - number) * (height + TITLE)
+        axes = figure.add_axes((GAP / wide, bottom / high, width / wide, height / high))
         axes.imshow(pixels, aspect="auto", interpolation="nearest")
         axes.set_axis_off()
-        axes.set_title(text.replace("$", r"\$"), fontsize=7, loc="left", pad=2)
+        short = _cut(text, width // 5)  # letters of this size are about 5 pixels wide
+        axes.set_title(short.replace("$", r"\$"), fontsize=7, loc="left", pad=3)
     draft = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         figure.savefig(draft, format=file.suffix[1:])

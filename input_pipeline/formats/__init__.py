@@ -11,12 +11,14 @@ from typing import Any
 
 from input_pipeline.formats import (
     activitynet,
+    captions,
     charades,
     conversations,
     didemo,
     egoclip,
     epic,
     hmdb51,
+    hvu,
     kinetics,
     lsmdc,
     mmaction,
@@ -29,18 +31,20 @@ from input_pipeline.formats import (
     vatex,
     webvid,
 )
-from input_pipeline.formats.base import JSON_SUFFIXES, Document, Table, fields_of
+from input_pipeline.formats.base import JSON_SUFFIXES, Document, Table, complete, fields_of
 from vfm.errors import UserError
 from vfm.parts import nearest
 
 GENERAL = {"csv": table, "list": plain, "json": conversations}
 FORMATS: dict[str, ModuleType] = GENERAL | {
     "activitynet": activitynet,
+    "captions": captions,
     "charades": charades,
     "didemo": didemo,
     "egoclip": egoclip,
     "epic": epic,
     "hmdb51": hmdb51,
+    "hvu": hvu,
     "kinetics": kinetics,
     "lsmdc": lsmdc,
     "mmaction2": mmaction,
@@ -90,14 +94,8 @@ def read(document: Document, name: str, options: Mapping[str, Any]) -> Table:
     Raises:
       UserError: there is no such format or option, or the document is not of it.
     """
-    known = options_of(name)
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"{document}: '{option}' is no option of format '{name}'{nearest(option, known)}; it takes: "
-                f"{', '.join(known) or 'none'}"
-            )
+    chosen = complete(options_of(name), options, name, str(document))
     try:
-        return FORMATS[name].read(document, {**known, **options})
+        return FORMATS[name].read(document, chosen)
     except KeyError as error:
         raise UserError(f"{document}: is not of format '{name}': it has no {error}") from error

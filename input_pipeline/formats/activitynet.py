@@ -4,8 +4,9 @@ Captions: `paragraphs=True` (as retrieval is measured) makes a sample for each v
 sentences in their order; `paragraphs=False` one for each sentence, shown from its start to its end. Annotators wrote
 some times the wrong way round; they are put in order.
 
-Actions (`annotations` with `segment` in seconds and `label`): a sample for each segment, classes in sorted order of
-their names or by `labels`. `split` chooses by `subset` ("training", "validation").
+Actions (`annotations` with `segment` in seconds and `label`; as published, all that below `database`, where videos lack
+the "v_" of their files: template="v_{id}.mp4"): a sample for each segment, classes in sorted order of their names or by
+`labels`. `split` chooses by `subset` ("training", "validation").
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,19 +24,25 @@ OPTIONS = {"template": "{id}.mp4", "paragraphs": True, "labels": "", "split": ""
 def detect(document: Document) -> bool:
     if document.values_have("timestamps", "sentences"):
         return True
-    return document.values_have("annotations") and isinstance(
-        next(iter(document.json.values()))["annotations"], list
-    )
+    videos = _database(document) if document.is_json and isinstance(document.json, dict) else {}
+    first = next(iter(videos.values()), None)
+    return isinstance(first, dict) and isinstance(first.get("annotations"), list)
+
+
+def _database(document: Document) -> dict[str, Any]:
+    """{video: what is known about it}."""
+    below = document.json.get("database")
+    return below if isinstance(below, dict) and below else document.entries
 
 
 def read(document: Document, options: Mapping[str, Any]) -> Table:
-    videos = document.entries
+    videos = everything = _database(document)
     if not all(isinstance(entry, dict) for entry in videos.values()):
         raise UserError(f"{document}: {short(videos)}; expected {{video: {{...}}}}")
     if options["split"]:
         videos = {name: entry for name, entry in videos.items() if entry.get("subset") == options["split"]}
         if not videos:
-            there = sorted({str(entry.get("subset")) for entry in document.entries.values()})
+            there = sorted({str(entry.get("subset")) for entry in everything.values()})
             raise UserError(
                 f"{document}: no video has subset '{options['split']}'; there is: {', '.join(there)}"
             )
@@ -55,14 +62,16 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
         if captioned:
             table.captions = [(text,) for text in texts]
         else:
-            _label(document, options, table, texts)
+            _label(document, options, table, texts, everything)
     table.paths = [fill(options["template"], {"id": name}, str(document)) for name in names]
     table.words["id"] = names
     return table
 
 
-def _label(document: Document, options: Mapping[str, Any], table: Table, values: list[str]) -> None:
-    everywhere = {text for _, _, text in _actions(document, document.entries)}
+def _label(
+    document: Document, options: Mapping[str, Any], table: Table, values: list[str], videos: Mapping[str, Any]
+) -> None:
+    everywhere = {text for _, _, text in _actions(document, videos)}
     classes = document.classes(options) or Classes(sorted(everywhere))
     lines = list(range(1, len(values) + 1))
     table.labels["label"] = class_numbers(document.path, lines, "label", values, classes)

@@ -17,6 +17,7 @@ from jaxtyping import Float64
 
 from input_pipeline.labels import Classes, Labels, column_classes, read_classes
 from vfm.errors import UserError
+from vfm.parts import nearest
 
 Turns = tuple[tuple[str, str], ...]  # (question, answer), ...
 JSON_SUFFIXES = (".json", ".jsonl")
@@ -231,8 +232,12 @@ def _has(some: list, names: Sequence[str]) -> bool:
 def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: is no JSON ({error}); one object for each video is expected") from error
+    except (ValueError, RecursionError) as error:
+        if getattr(error, "msg", "") == "Extra data":
+            advice = "one object a line is the format of JSON lines: call it .jsonl"
+        else:
+            advice = "one object for each video is expected"
+        raise UserError(f"{where}: is no JSON ({error}); {advice}") from error
 
 
 def short(value: Any) -> str:
@@ -273,8 +278,45 @@ def fill(template: str, fields: Mapping[str, Any], where: str) -> str:
 
 
 def fields_of(template: str) -> set[str]:
-    """The fields that a template names."""
-    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+    """The fields that a template names.
+
+    Raises:
+      UserError: its braces are not in pairs.
+    """
+    try:
+        return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+    except ValueError as error:
+        raise UserError(f"template='{template}': {error}; expected such as '{{id}}.mp4'") from error
+
+
+def complete(known: Mapping[str, Any], given: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Options with those that are given in place of the defaults.
+
+    Args:
+      known: the options of the format or store `name`, with their defaults.
+      where: of what, for messages.
+
+    Raises:
+      UserError: an option is not known, or its value is not of the kind of its default (None stands for that).
+    """
+    for option, value in given.items():
+        if option not in known:
+            raise UserError(
+                f"{where}: '{option}' is no option of format '{name}'{nearest(option, known)}; it takes: "
+                f"{', '.join(known) or 'none'}"
+            )
+        kind = type(known[option])
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        fits = {
+            bool: isinstance(value, bool),
+            int: whole,
+            float: whole or isinstance(value, float),
+            str: isinstance(value, str | os.PathLike),
+        }[kind]
+        if value is not None and not fits:
+            expected = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}[kind]
+            raise UserError(f"{where}: {option}={value!r}: expected {expected}")
+    return {**known, **{option: value for option, value in given.items() if value is not None}}
 
 
 _CLOCK = re.compile(r"^(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)$")

@@ -18,7 +18,7 @@ from vfm.errors import UserError
 
 OPTIONS = {"template": "{id}.mp4", "moments": False, "view": "", "labels": ""}
 _CLASSES = 157
-_ACTION = re.compile(r"^c(\d{3}) ([\d.]+) ([\d.]+)$")
+_ACTION = re.compile(r"^c(\d{3}) (\d+(?:\.\d*)?) (\d+(?:\.\d*)?)$")
 _VIEWS = {"first": "yes", "third": "no"}
 
 
@@ -41,9 +41,7 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
     for i in keep:
         where = f"{document} line {lines[i]}"
         actions = [_action(text, where) for text in columns["actions"][i].split(";") if text.strip()]
-        texts = [
-            columns[name][i] for name in ("descriptions", "script") if columns.get(name, [""] * (i + 1))[i]
-        ]
+        texts = [columns[name][i] for name in ("descriptions", "script") if name in columns]
         for some in [[action] for action in actions] if options["moments"] else [actions]:
             table.paths.append(fill(options["template"], {"id": columns["id"][i]}, where))
             table.words["id"].append(columns["id"][i])
@@ -53,7 +51,7 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
                 spans.append(some[0][1:])
                 table.captions.append(tuple(names[label] for label in labels[-1] if names[label : label + 1]))
             else:
-                table.captions.append(tuple(texts))
+                table.captions.append(tuple(text for text in texts if text))
     table.lines = numbers
     several = multi_label(document.path, numbers, "actions", labels, names)
     if options["moments"]:

@@ -14,7 +14,7 @@ import numpy as np
 from input_pipeline.formats.base import Document, Table, each, fill, short, text_of
 from vfm.errors import UserError
 
-OPTIONS = {"template": "{video}", "paragraphs": True, "seconds": 30}
+OPTIONS = {"template": "{video}", "paragraphs": True, "seconds": 30.0}
 _CHUNK = 5.0  # seconds
 
 
@@ -38,7 +38,7 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
         if not options["paragraphs"]:
             spans.append(_moment(entry, where))
         elif options["seconds"]:
-            spans.append((0.0, float(options["seconds"])))
+            spans.append((0.0, options["seconds"]))
     table.lines, table.spans = lines, np.array(spans) if spans else None
     return table
 

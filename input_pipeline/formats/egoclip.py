@@ -8,7 +8,7 @@ and {chunk_start} (seconds): "{video_uid}/{chunk}.mp4" with 600 (EgoVLP), "{vide
 (LaViLa). A moment belongs to the piece that it starts in.
 """
 
-import ast
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +18,7 @@ from input_pipeline.formats.base import Document, Table, fill, seconds
 from input_pipeline.labels import multi_label
 from vfm.errors import UserError
 
-OPTIONS = {"template": "{video_uid}.mp4", "chunk_seconds": 0}
+OPTIONS = {"template": "{video_uid}.mp4", "chunk_seconds": 0.0}
 _TAGS = {"verb": 118, "noun": 582}  # Lin et al. 2022, arXiv:2206.01670
 
 
@@ -28,7 +28,7 @@ def detect(document: Document) -> bool:
 
 def read(document: Document, options: Mapping[str, Any]) -> Table:
     lines, columns = document.rows()
-    chunk = float(options["chunk_seconds"])
+    chunk = options["chunk_seconds"]
     spans, paths = np.zeros((len(lines), 2)), []
     for i, line in enumerate(lines):
         where = f"{document} line {line}"
@@ -48,7 +48,7 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
 
 def _numbers(document: Document, line: int, cell: str) -> tuple[int, ...]:
     try:
-        found = ast.literal_eval(cell) if cell else []
+        found = json.loads(cell) if cell else []
         return tuple(int(number) for number in found)
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{document} line {line}: '{cell[:60]}'; expected a list of class numbers") from error

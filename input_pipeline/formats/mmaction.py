@@ -6,8 +6,8 @@
     rawframes_offset some/folder 2 5 127        folder, first frame (from 0), number of frames, label
     rawvideo         some/folder 1 2 0          folder, label, number of clips part_0.mp4 ..., the clips that show it
 
-and its JSON: {"a.mp4": ["caption", ...]}, HVU's [{"filename", "label": {"action": [180], ...}}] with a column of
-several classes for each kind of tag, and [{"video_dir", "label", "num_clips", "positive_clip_inds"}].
+and its JSON [{"video_dir", "label", "num_clips", "positive_clip_inds"}]; for its others see `captions`, `hvu`,
+`activitynet`.
 
 Lists with several labels have as many classes as `labels` (or a `classes.json` beside) names, else `num_classes`, else
 as many as their largest number says. Ids of videos become files by `template`, e.g. "{id}.webm".
@@ -20,19 +20,25 @@ from typing import Any
 
 from input_pipeline.formats.base import Document, Table, each, fill, short, text_of
 from input_pipeline.formats.plain import labelled
-from input_pipeline.labels import is_class, multi_label
+from input_pipeline.labels import Classes, is_class, multi_label
 from input_pipeline.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vfm.errors import UserError
 
-KINDS = ("video", "rawframes", "rawframes_multi", "rawframes_offset", "rawvideo")
+KINDS = {  # numbers after the path: at least, at most
+    "video": (1, 10**6),
+    "rawframes": (2, 2),
+    "rawframes_multi": (2, 10**6),
+    "rawframes_offset": (3, 3),
+    "rawvideo": (2, 10**6),
+}
 OPTIONS = {"kind": "", "template": "{id}", "labels": "", "num_classes": 0}
-_ROW = re.compile(r"^(\S+)((?:\s+\d+)+)$")
+_ROW = re.compile(r"^(\S+)((?:\s+\d{1,18})+)$")
 _FILE = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 def detect(document: Document) -> bool:
     if document.is_json:
-        return document.first_has("video_dir") or _is_hvu(document) or _is_captions(document)
+        return document.first_has("video_dir")
     if not document.is_text:
         return False
     return all(_ROW.match(line.strip()) for _, line in document.lines) and any(
@@ -42,8 +48,7 @@ def detect(document: Document) -> bool:
 
 def read(document: Document, options: Mapping[str, Any]) -> Table:
     if document.is_json:
-        reader = _hvu if _is_hvu(document) else _captions if _is_captions(document) else _rawvideo_json
-        return reader(document, options)
+        return _rawvideo_json(document, options)
     names, numbers, lines = [], [], []
     for line, text in document.lines:
         row = _ROW.match(text.strip())
@@ -57,13 +62,12 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
     kind = options["kind"] or _kind(document, names, numbers)
     if kind not in KINDS:
         raise UserError(f"kind='{kind}' of format='mmaction2': expected one of {', '.join(KINDS)}")
-    least = {"video": 1, "rawframes_offset": 3, "rawvideo": 2}.get(kind, 2)
-    exact = {"rawframes": 2, "rawframes_offset": 3}.get(kind)
+    least, most = KINDS[kind]
     for line, some in zip(lines, numbers, strict=True):
-        if len(some) < least or (exact and len(some) != exact):
+        if not least <= len(some) <= most:
+            expected = least if least == most else f"{least} or more"
             raise UserError(
-                f"{document} line {line}: {len(some)} numbers after the path; kind='{kind}' has "
-                f"{exact or f'{least} or more'}"
+                f"{document} line {line}: {len(some)} numbers after the path; kind='{kind}' has {expected}"
             )
     if kind == "rawvideo":
         rows = [(name, some[0], some[2:]) for name, some in zip(names, numbers, strict=True)]
@@ -76,7 +80,8 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
     several = kind == "rawframes_multi" or (kind == "video" and any(len(some) > 1 for some in numbers))
     if several:
         table = Table(paths, lines)
-        _several(document, options, table, "label", [some[skip:] for some in numbers])
+        rows = [some[skip:] for some in numbers]
+        add_several(document, table, "label", rows, document.classes(options), options["num_classes"])
     else:
         values = [str(some[skip]) for some in numbers]
         table = labelled(document, paths, lines, values, document.classes(options))
@@ -99,52 +104,21 @@ def _kind(document: Document, names: list[str], numbers: list[list[int]]) -> str
     return "rawframes_multi"
 
 
-def _several(
-    document: Document, options: Mapping[str, Any], table: Table, column: str, rows: list[list[int]]
+def add_several(
+    document: Document,
+    table: Table,
+    column: str,
+    rows: list[list[int]],
+    classes: Classes | None,
+    count: int = 0,
 ) -> None:
-    classes = document.classes(options if column == "label" else {}, column)
+    """Adds a column of several classes a sample; there are as many as `classes` names, else `count` where not 0."""
     first = classes.first if classes else 0
-    names = classes.names if classes else [""] * int(options["num_classes"])
+    names = classes.names if classes else [""] * count
     shifted = [tuple(number - first if is_class(number) else number for number in some) for some in rows]
     table.labels[column] = multi_label(document.path, table.lines, column, shifted, names)
     if classes:
         table.label_names[column] = classes.names
-
-
-def _is_hvu(document: Document) -> bool:
-    return document.first_has("filename", "label") and isinstance(document.json[0]["label"], dict)
-
-
-def _hvu(document: Document, options: Mapping[str, Any]) -> Table:
-    table, tags = Table([], unit=document.unit), []
-    lines = []
-    for number, entry, where in each(document):
-        table.paths.append(fill(options["template"], {"id": text_of(entry, "filename", where)}, where))
-        lines.append(number)
-        tags.append(entry.get("label"))
-        if not isinstance(tags[-1], dict) or not all(isinstance(some, list) for some in tags[-1].values()):
-            raise UserError(f"{where}: label is {short(tags[-1])}; expected a list of classes by kind of tag")
-    table.lines = lines
-    kinds = list(dict.fromkeys(kind for some in tags for kind in some))
-    for kind in sorted(kinds, key=lambda kind: kind != "action"):  # the first column is the batch's `label`
-        _several(document, options, table, kind, [some.get(kind, []) for some in tags])
-    return table
-
-
-def _is_captions(document: Document) -> bool:
-    some = list(document.json.items())[:1] if isinstance(document.json, dict) else []
-    return bool(some) and Path(some[0][0]).suffix.lower() in _FILE and isinstance(some[0][1], list)
-
-
-def _captions(document: Document, options: Mapping[str, Any]) -> Table:
-    table = Table([], unit="item", captions=[])
-    for name, texts in document.json.items():
-        where = f"{document} '{name}'"
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise UserError(f"{where}: {short(texts)}; expected a list of texts")
-        table.paths.append(fill(options["template"], {"id": name}, where))
-        table.captions.append(tuple(texts))
-    return table
 
 
 def _rawvideo_json(document: Document, options: Mapping[str, Any]) -> Table:

@@ -63,9 +63,12 @@ def _pickled(document: Document) -> dict[str, tuple[str, ...]]:
         if not isinstance(found, dict):
             raise TypeError(f"found {type(found).__name__}")
         return {str(clip): tuple(map(_sentence, some)) for clip, some in found.items()}
-    except (pickle.UnpicklingError, EOFError, TypeError, ValueError, IndexError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # damaged pickles raise anything, MemoryError too
+        why = str(error) or type(error).__name__
         raise UserError(
-            f"{document}: is no pickle of {{clip: [words of a caption, ...]}} ({error}); give raw-captions.pkl"
+            f"{document}: is no pickle of {{clip: [words of a caption, ...]}} ({why}); give raw-captions.pkl"
         ) from error
 
 

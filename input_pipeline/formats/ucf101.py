@@ -18,10 +18,10 @@ _LINE = re.compile(r"^((\w+)/v_(\w+)_g(\d+)_c\d+\.\w+)(?:\s+(\d+))?$")
 
 
 def detect(document: Document) -> bool:
-    if not document.is_text or not all(_LINE.match(line.strip()) for _, line in document.lines):
+    if not document.is_text:
         return False
     # Lists that number from 0 are of other code bases, and say all there is to know.
-    return not any(line.endswith(" 0") for _, line in document.lines)
+    return all((row := _LINE.match(line.strip())) and row[5] != "0" for _, line in document.lines)
 
 
 def read(document: Document, options: Mapping[str, Any]) -> Table:

@@ -7,12 +7,11 @@ its videos. A new one is a file beside these and a line in `STORES`.
 
 from types import ModuleType
 
-from input_pipeline.formats.base import Table
+from input_pipeline.formats.base import Table, complete
 from input_pipeline.media import Media
 from input_pipeline.stores import array_record, frames, images, parquet, prepared, tfds, webdataset
 from input_pipeline.stores.base import Request
 from vfm.errors import UserError
-from vfm.parts import nearest
 
 STORES: dict[str, ModuleType] = {
     "array_record": array_record,
@@ -48,11 +47,6 @@ def read(name: str, request: Request) -> tuple[Table, Media]:
     Raises:
       UserError: it has no such option, or its contents are not understood.
     """
-    known = STORES[name].OPTIONS
-    for option in request.options:
-        if option not in known:
-            raise UserError(
-                f"{request.key}='{request.path}': '{option}' is no option of format '{name}'{nearest(option, known)}; "
-                f"it takes: {', '.join(known) or 'none'}"
-            )
-    return STORES[name].read(request._replace(options={**known, **request.options}))
+    where = f"{request.key}='{request.path}'"
+    options = complete(STORES[name].OPTIONS, request.options, name, where)
+    return STORES[name].read(request._replace(options=options))

@@ -10,6 +10,7 @@ import numpy as np
 from input_pipeline import storage
 from input_pipeline.formats.base import Document, Table, caption_list, seconds
 from input_pipeline.labels import Classes, column_classes, label_columns
+from input_pipeline.suffixes import VIDEO_SUFFIXES
 from vfm.errors import UserError
 
 _TIMES = ("start_time", "end_time")
@@ -57,7 +58,11 @@ def detect_shards(path: str, is_shard: Callable[[str], bool]) -> bool:
         return True
     if storage.has_pattern(path):
         return path.endswith("*") and is_shard(storage.expand(path)[0])
-    return any(is_shard(name) for name in children(path))
+    names = children(path)
+    # An archive among videos is no shard of theirs.
+    return any(map(is_shard, names)) and not any(
+        os.path.splitext(n)[1].lower() in VIDEO_SUFFIXES for n in names
+    )
 
 
 def shards(request: Request, is_shard: Callable[[str], bool], what: str, deep: bool = False) -> list[str]:
@@ -130,8 +135,8 @@ def tabulate(
     }
     named = [name.strip() for name in str(request.options.get("label", "label")).split(",")]
     whole = {
-        name: texts[name] for name in (*named, *known) if set(texts.get(name, ())) - {"-1"}
-    }  # -1: kept secret
+        name: texts[name] for name in (*named, *known) if set(texts.get(name, ())) - {"-1", ""}
+    }  # -1, null: kept secret
     place = storage.place(request.path)
     lines = [i + 1 for i in good]
     found, label_names = label_columns(place, lines, whole, known) if good else ({}, {})

@@ -53,6 +53,8 @@ def _values(kind: int, data: memoryview) -> list[Any]:
         if kind == 1:
             found.append(part)
         elif kind == 2:
+            if len(part) % 4:
+                raise ValueError("has a piece of a float")
             found += struct.unpack(f"<{len(part) // 4}f", part)
         else:
             at = 0

@@ -71,9 +71,11 @@ def read(request: Request) -> tuple[Table, "ParquetMedia"]:
         table = opened.read(columns=plain)
         for name in plain:
             columns[name] += table[name].to_pylist()
-        counts = [opened.metadata.row_group(i).num_rows for i in range(opened.metadata.num_row_groups)]
-        for group, count in enumerate(counts):
-            rows += [(number, group, row, sum(counts[:group]) + row) for row in range(count)]
+        start = 0
+        for group in range(opened.metadata.num_row_groups):
+            count = opened.metadata.row_group(group).num_rows
+            rows += [(number, group, row, start + row) for row in range(count)]
+            start += count
         if number == 0:
             _warn_of_large(file, opened, column)
     if not rows:

@@ -58,7 +58,8 @@ def read(request: Request) -> tuple[Table, "TarMedia"]:
     ):
         stamps.append(stamp)
         for key, members, entry in index["samples"]:
-            ending = _shown(members, request.medium, str(request.options["member"]).lstrip(".").lower())
+            wanted = str(request.options["member"]).lstrip(".").lower()
+            ending = _shown(members, request.medium, wanted, f"{file}::{key}")
             if ending:
                 names.append(f"{file}::{key}.{ending}")
                 places.append((number, *members[ending]))
@@ -81,15 +82,27 @@ def read(request: Request) -> tuple[Table, "TarMedia"]:
     return tabulate(request, names, columns, bad), TarMedia(files, stamps, names, np.array(places), bad)
 
 
-def _shown(members: dict[str, Any], medium: str, wanted: str) -> str:
-    """The ending of a sample's file that is shown, "" if there is none."""
+def _shown(members: dict[str, Any], medium: str, wanted: str, where: str) -> str:
+    """The ending of a sample's file that is shown, "" if there is none.
+
+    Raises:
+      UserError: it may be one of several.
+    """
     if wanted:
         return wanted if wanted in members else ""
     order = [VIDEO_SUFFIXES, IMAGE_SUFFIXES] if medium == "video" else [IMAGE_SUFFIXES]
     for suffixes in order:
-        for ending in members:
-            if f".{ending.rpartition('.')[2]}" in suffixes:
-                return ending
+        fit = [ending for ending in members if f".{ending.rpartition('.')[2]}" in suffixes]
+        plain = [ending for ending in fit if "." not in ending]
+        for some in (fit, plain):
+            if len(some) == 1:
+                return some[0]
+        if fit:
+            # One of them would be shown and the others dropped without a word.
+            raise UserError(
+                f"{where}: has {', '.join(fit)}; the key of a sample ends at the first dot of its name. Say which to "
+                f"show by member=ENDING, or name the files so that each key is there once"
+            )
     return ""
 
 
@@ -202,6 +215,9 @@ def _members(file: BinaryIO, end: int, bad: list[tuple[str, str]]) -> Iterator[t
                 else f"the shard is damaged or cut off at byte {at} ({error})"
             )
             bad.append(("", why))
+            return
+        if header.size < 0:  # a number that goes backwards would never end
+            bad.append(("", f"the shard is damaged at byte {at} (a member of {header.size} bytes)"))
             return
         start, at = at + _BLOCK, at + _BLOCK + -(-header.size // _BLOCK) * _BLOCK
         if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):

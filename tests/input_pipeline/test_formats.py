@@ -34,7 +34,9 @@ def test_slowfast_lists_number_classes_as_their_own_file_says(annotations):
 
 def test_something_something_lists_of_other_code_bases(annotations):
     folder = annotations / "ssv2"
-    videos = open_source({"path": str(folder / "sthv2_val_list_videos.txt"), "labels": "category.txt"})
+    # Their numbers are those of the data set; category.txt is sorted with brackets and numbers 89 classes otherwise.
+    spec = {"path": str(folder / "sthv2_val_list_videos.txt"), "labels": "something-something-v2-labels.csv"}
+    videos = open_source(spec)
     assert len(videos) == 24776 and names(videos, folder)[0] == "10941.webm"
     assert videos[0].labels["label"] == 148 and len(videos.label_names["label"]) == 174
     frames = open_source(
@@ -42,6 +44,10 @@ def test_something_something_lists_of_other_code_bases(annotations):
     )
     assert len(frames) == 24777 and names(frames, folder)[0] == "74225.webm"
     assert frames.labels["label"][[0, -1]].tolist() == [140, 134]
+    first = videos.label_names["label"][
+        frames.labels["label"][0]
+    ]  # of 74225 in the official validation file:
+    assert first == "Spinning something that quickly stops spinning"
     assert set(videos.paths) <= set(frames.paths)
     label_of = dict(zip(frames.paths, frames.labels["label"].tolist(), strict=True))
     assert [label_of[path] for path in videos.paths] == videos.labels["label"].tolist()
@@ -255,6 +261,8 @@ def test_ucf101_lists(annotations, tmp_path):
     assert open_source(alone).labels["label"].tolist() == sets["trainlist01"].labels["label"].tolist()
     (tmp_path / "testlist01.txt").write_text((folder / "testlist01.txt").read_text())
     assert open_source(tmp_path / "testlist01.txt").labels == {}
+    zero = write(tmp_path, "zero.txt", "A/v_A_g01_c01.avi 0 \nB/v_B_g01_c01.avi 1\t\n")
+    assert open_source(zero).labels["label"].tolist() == [0, 1]  # numbered from 0, with blanks at the ends
     wrong = write(tmp_path, "wrong.txt", "Archery/v_Archery_g08_c01.avi 4\n")
     with pytest.raises(UserError, match=r"line 1: says 4 for Archery, classInd.txt says 3"):
         open_source({"path": wrong, "labels": str(folder / "classInd.txt")})

@@ -136,6 +136,19 @@ def test_activitynet_captions_and_actions(annotations, tmp_path):
     assert actions.spans[3].tolist() == [21.392480499219968, 76.161]
     short = open_source(annotations / "mmaction2" / "action_test_anno.json")
     assert short.spans.tolist() == [[0.3, 0.6], [1.0, 2.0]] and short.labels["label"].tolist() == [1, 0]
+    official = {
+        "version": "1.3", "taxonomy": [{"nodeName": "Root"}],
+        "database": {
+            "a": {"duration": 9.0, "subset": "training", "annotations": [{"segment": [1, 2.5], "label": "Zumba"}]},
+            "b": {"duration": 9.0, "subset": "validation", "annotations": [{"segment": [0, 9], "label": "Archery"}]},
+            "c": {"duration": 9.0, "subset": "testing", "annotations": []},
+        },
+    }  # fmt: skip
+    file = write(tmp_path, "activity_net.v1-3.min.json", official)
+    train = open_source({"path": file, "split": "training", "template": "v_{id}.mp4"})
+    assert train.clip_name(0) == f"{tmp_path}/v_a.mp4#t=1,2.5" and len(train) == 1
+    assert train.label_names == {"label": ["Archery", "Zumba"]} and train[0].labels == {"label": 1}
+    assert len(open_source(file)) == 2
     with pytest.raises(UserError, match="no video has subset 'train'; there is: validation"):
         open_source({"path": str(annotations / "mmaction2" / "gt.json"), "split": "train"})
 

@@ -207,6 +207,30 @@ def test_large_files_are_read_in_blocks(memory, video_set, monkeypatch):
         assert same_frames(open_source(f"{memory}/{name}"), video_set, list(range(COUNT)))
 
 
+def test_answers_that_end_early_are_asked_for_again(memory, files, monkeypatch):
+    whole, asked = type(fsspec.filesystem("memory")).cat_file, []
+
+    def sometimes_half(system, path, start=None, end=None, **options):
+        data = whole(system, path, start, end, **options)
+        asked.append(len(data))
+        return data[: len(data) // 2] if len(asked) % 2 else data
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", sometimes_half)
+    copy = Path(storage.local_copy(f"{memory}/a.array_record"))
+    assert copy.read_bytes() == (files / "a.array_record").read_bytes() and len(asked) > 1
+
+
+def test_skip_lists_and_lists_of_a_pattern_may_be_elsewhere(memory):
+    system = fsspec.filesystem("memory")
+    system.pipe("/site/bad.csv", b"path,reason\nvideos/2.mp4,dull\n")
+    system.pipe("/site/part-0.txt", b"videos/1.mp4 1\nvideos/2.mp4 0\n")
+    system.pipe("/site/part-1.txt", b"videos/3.mp4 2\n")
+    for pattern in ("part-{0,1}.txt", "part-*.txt"):
+        source = open_source(f"{memory}/{pattern}", skip=f"{memory}/bad.csv")
+        assert source.paths == [f"{memory}/videos/{i}.mp4" for i in (1, 2, 3)]
+        assert source.labels["label"].tolist() == [1, 0, 2] and dict(source.skipped) == {1: "dull"}
+
+
 @pytest.mark.parametrize("site", ["ranges"], indirect=True)
 def test_shards_elsewhere_are_read_through_once(site):
     first = open_source(f"{site}/s-000.tar")

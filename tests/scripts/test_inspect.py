@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import open_source, write_mp4
-from scripts.inspect_data import CELL, contents, findings, open_some, strip
+from scripts.inspect_data import CELL, GAP, TITLE, contents, findings, open_some, strip
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,11 +55,14 @@ def test_what_is_there_is_said_and_drawn(clips, tmp_path):
     from matplotlib.image import imread
 
     pixels = imread(out)[..., :3]
-    assert pixels.shape[1] == 3 * CELL[1] and pixels.shape[0] == 3 * (CELL[0] + 18)
-    rows = [pixels[i * (CELL[0] + 18) + 18 + CELL[0] // 2] for i in range(3)]  # the middle of each strip
+    high = CELL[0] + TITLE
+    assert pixels.shape[:2] == (3 * high + GAP, 3 * (CELL[1] + GAP) + GAP)
+    rows = [pixels[i * high + TITLE + CELL[0] // 2] for i in range(3)]  # the middle of each strip
     for i, row in enumerate(rows):
-        assert abs(row[CELL[1] // 2].mean() * 255 - 60 * i) < 12  # first frame
-        assert row[-CELL[1] // 2].mean() * 255 > 235  # last frame
+        assert abs(row[GAP + CELL[1] // 2].mean() * 255 - 60 * i) < 12  # first frame
+        assert row[-GAP - CELL[1] // 2].mean() * 255 > 235  # last frame
+        between = range(CELL[1] + GAP, CELL[1] + 2 * GAP)  # white, however dark the frames
+        assert row[[0, GAP - 1, *between, -1]].min() > 0.95
 
 
 def test_mixtures_and_options_are_followed(clips, tmp_path):
@@ -107,6 +110,7 @@ def test_parts_and_several_labels_are_described(tmp_path):
 def test_strips_keep_the_shape_of_tall_videos(tmp_path):
     write_mp4(tmp_path / "tall.mp4", np.full((3, 64, 16, 3), 200, np.uint8), 8, 12)
     picture = strip(open_source(tmp_path / "tall.mp4"), 0, 2)
-    assert picture.shape == (CELL[0], 2 * CELL[1], 3)
-    bright = (picture[CELL[0] // 2, :, 0] > 150).sum()
-    assert abs(bright - 2 * CELL[0] / 4) <= 4
+    assert picture.shape == (CELL[0], 2 * CELL[1] + GAP, 3)
+    middle = picture[CELL[0] // 2, :, 0]
+    shown = (middle < 215).sum()  # the frames are darker than what is beside them
+    assert abs(shown - 2 * CELL[0] / 4) <= 4 and middle.max() == 255
