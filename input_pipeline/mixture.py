@@ -4,21 +4,24 @@
         "sources": {
             "kinetics": {"path": "k400.csv", "weight": 3.0},
             "web": {"path": "web.csv", "weight": ((0, 1.0), (10_000, 5.0)), "crop": "center", "column": "title"},
-            "pictures": {"path": "pictures.csv", "medium": "image"},
+            "pictures": {"path": "pictures.csv", "medium": "image", "weight": 0.5},
         },
         "temperature": 1.0,
         "unit": "row",
+        "change": "steps",
     }
 
 Each source is what a single one may be (see `input_pipeline.spec`), with these keys beside it:
 
-  weight    its share of the rows, relative to the others'; not given, the number of its samples. Pairs (step, weight)
-            change it: each holds from its step on
+  weight    its share of the rows, relative to the others'; given for no source, the number of samples of each. Pairs
+            (step, weight) change it, as `change` says
   medium    "video" or "image" (a video of one frame, which is repeated)
   ...       keys of `config.data` that say how clips are taken (sampling, stride, crop, flip ...), for this source alone
 
 `temperature` T makes shares weight^(1/T): 1 keeps them, more brings them closer together. `unit` is what one source has
-to itself: "row" mixes sources in every batch, "batch" takes each batch from one of them.
+to itself: "row" mixes sources in every batch, "batch" takes each batch from one of them. `change` is what happens
+between the pairs of a weight: "steps" = each holds from its step on, "linear" = the weight moves evenly from one to the
+next (where they are more than 1,024 steps apart, in 1,024 stairs), and stays at the last.
 
 Which source a row shows, and which of its samples, is a function of the seed and the row's position, see
 `input_pipeline.order`; in every stretch of rows sources have their shares to within a few rows.
@@ -38,7 +41,9 @@ from input_pipeline.videos import Batch, Share, Videos
 from vfm.errors import UserError
 
 UNITS = ("row", "batch")
-_MIXTURE_KEYS = ("sources", "temperature", "unit")
+CHANGES = ("steps", "linear")
+_MIXTURE_KEYS = ("sources", "temperature", "unit", "change")
+_STAIRS = 1024  # of constant weights, between two points of a linear change
 _SHAPES = ("frames", "size", "clips_per_video")  # of the batch, so the same for all sources
 
 
@@ -165,6 +170,8 @@ def open_stream(
     unit, temperature = options.get("unit", "row"), options.get("temperature", 1.0)
     if unit not in UNITS:
         raise UserError(f"{key}.unit={unit!r}: expected one of {', '.join(UNITS)}")
+    if (change := options.get("change", "steps")) not in CHANGES:
+        raise UserError(f"{key}.change={change!r}: expected one of {', '.join(CHANGES)}")
     if not isinstance(temperature, int | float) or not temperature > 0:
         raise UserError(f"{key}.temperature={temperature!r}: expected a number above 0")
     repeats = recipe.clips_per_video
@@ -175,7 +182,9 @@ def open_stream(
         )
     first_turn = (lambda step: step) if unit == "batch" else (lambda step: -(-step * batch_size // repeats))
     sizes = [len(part.videos) for part in parts]
-    steps, shares = _shares(key, weights, sizes, float(temperature), list(options["sources"]))
+    steps, table = _stretches(key, weights, sizes, list(options["sources"]), change == "linear")
+    largest = table.max(1, keepdims=True)
+    shares = np.where(table > 0, (table / largest) ** (1 / float(temperature)), 0.0)
     turns = Turns(seed + stream, [first_turn(step) for step in steps], shares)
     order = Order(seed, stream, sizes, turns, batch_size // repeats if unit == "batch" else 1)
     return Mixture(parts, order, _common_classes(key, parts))
@@ -241,20 +250,33 @@ def _weights(place: str, value: Any) -> list[tuple[int, float]] | None:
     return pairs
 
 
-def _shares(
-    key: str, weights: Sequence[Any], sizes: Sequence[int], temperature: float, names: Sequence[str]
+def _stretches(
+    key: str, weights: Sequence[Any], sizes: Sequence[int], names: Sequence[str], linear: bool
 ) -> tuple[list[int], np.ndarray]:
     """The first steps of stretches of constant weights, and the weights [stretches, sources]."""
-    given = [
-        [(0, float(size))] if pairs is None else pairs for pairs, size in zip(weights, sizes, strict=True)
-    ]
-    steps = sorted({step for pairs in given for step, _ in pairs})
-    table = np.array([[[w for s, w in pairs if s <= step][-1] for pairs in given] for step in steps])
+    without = [name for name, pairs in zip(names, weights, strict=True) if pairs is None]
+    if 0 < len(without) < len(names):
+        # Beside weights such as 2.0, a number of samples would be nearly everything.
+        raise UserError(
+            f"{key}.sources: {', '.join(without)} without 'weight', the others with one; give all sources a weight, or "
+            f"none (then it is the number of samples, here {', '.join(map(str, sizes))})"
+        )
+    given = weights if not without else [[(0, float(size))] for size in sizes]
+    points = sorted({step for pairs in given for step, _ in pairs})
+    steps = points[-1:]
+    if linear:
+        for start, stop in reversed(list(zip(points, points[1:], strict=False))):
+            stairs = min(stop - start, _STAIRS)
+            steps = [start + (stop - start) * i // stairs for i in range(stairs)] + steps
+        middles = [(a + b - 1) / 2 for a, b in zip(steps, steps[1:], strict=False)] + steps[-1:]
+        table = np.stack([np.interp(middles, *zip(*pairs, strict=True)) for pairs in given], 1)
+    else:
+        steps = points
+        table = np.array([[[w for s, w in pairs if s <= step][-1] for pairs in given] for step in steps])
     for step, row in zip(steps, table, strict=True):
         if not row.sum() > 0:
             raise UserError(f"{key}: the weights of {', '.join(names)} are all 0 from step {step} on")
-    largest = table.max(1, keepdims=True)
-    return steps, np.where(table > 0, (table / largest) ** (1 / temperature), 0.0)
+    return steps, table
 
 
 def _common_classes(key: str, parts: Sequence[Ingredient]) -> dict[str, list[str]]:
