@@ -10,9 +10,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from input_pipeline import chunks, train_batches, write_mp4
+from input_pipeline import chunks, train_batches, workers, write_mp4
 from input_pipeline.sources import Source
 from input_pipeline.workers import Workers
+from vfm.errors import UserError
 
 from .conftest import COUNT, pixels
 from .test_batches import broken, fingerprint, take
@@ -122,7 +123,9 @@ def trouble(monkeypatch, data, video_set, tmp_path, place, name) -> str:
     return str(tmp_path / f"{name}.mp4")
 
 
-def test_a_file_that_crashes_its_process_is_replaced_and_named(data, video_set, tmp_path, monkeypatch):
+def test_a_file_that_crashes_its_process_is_replaced_and_named(
+    data, video_set, tmp_path, monkeypatch, caplog
+):
     path = trouble(monkeypatch, data, video_set, tmp_path, 5, "crashes")
     data.workers, data.max_bad_fraction = 2, 0.1
     with train_batches(data, batch_size=6, seed=3) as batches:
@@ -131,6 +134,8 @@ def test_a_file_that_crashes_its_process_is_replaced_and_named(data, video_set, 
             (path, "the process that read it died: signal SIGKILL")
         ]
         assert batches.account.until(4)["replaced"] == {path: 2}
+    died = f"'{path}': the process that read it died: signal SIGKILL (perhaps memory ran out)"
+    assert caplog.text.count(died) >= 2  # each time, not only when the file is given up
     assert set(range(COUNT)) - {5} <= set(ids.tolist()) and 5 not in ids
 
 
@@ -250,6 +255,23 @@ def test_items_come_in_order_through_memory_that_is_used_again_and_errors_in_the
         assert next(items)["index"] == 8
     with Workers(Squares(), 2, ahead=4, slot=0, indices=[9, 3, 5]) as items:  # nothing fits: sent
         assert [(i["index"], int(i["square"][0])) for i in items] == [(9, 81), (3, 9), (5, 25)]
+
+
+def test_processes_that_cannot_start_are_one_error_however_much_they_should_read(monkeypatch):
+    monkeypatch.setattr(workers, "_START", "raise SystemExit(3)")
+    with (
+        Workers([bytes(2**22)], 2, indices=[0]) as items,  # more than a pipe takes before somebody reads
+        pytest.raises(UserError, match="did not start .exit code 3.; what it printed says why"),
+    ):
+        next(items)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_job_stops_none_that_has_just_begun(number):
+    with Workers(list(range(10)), 2, indices=range(10)) as items:
+        for pid in items.processes():
+            os.kill(pid, number)
+        assert list(items) == list(range(10))  # none is given up as lost either
 
 
 def test_chunks_know_the_samples_that_were_planned(data):
