@@ -27,6 +27,7 @@ Which source a row shows, and which of its samples, is a function of the seed an
 `input_pipeline.order`; in every stretch of rows sources have their shares to within a few rows.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -83,14 +84,14 @@ class Mixture:
         return sources, samples
 
     def rows(self, sources: np.ndarray, samples: np.ndarray, choices: Sequence[int]) -> Batch:
-        """Labels, ids and texts of samples, and of several sources `source`: which one each is from."""
-        if len(self.parts) == 1:
+        """Labels, ids and texts of samples, and of sources with names `source`: which one each is from."""
+        if self.names == [""]:
             videos = self.parts[0].videos
             return videos.labels(samples) | videos.text(samples, choices)
         rows: Batch = {"source": sources.astype(np.int32)}
         for source in np.unique(sources).tolist():
             here, videos = np.flatnonzero(sources == source), self.parts[source].videos
-            found = self._labels(videos, samples[here])
+            found = self._labels(source, samples[here])
             found |= videos.text(samples[here], [choices[i] for i in here])
             for name, values in found.items():
                 if name not in rows:
@@ -98,25 +99,35 @@ class Mixture:
                 rows[name][here] = values
         return rows
 
-    def _labels(self, videos: Videos, samples: np.ndarray) -> Batch:
+    def _labels(self, source: int, samples: np.ndarray) -> Batch:
         """As `Videos.labels`, with the columns of all sources and, where their names are known, common classes."""
+        videos = self.parts[source].videos
         found = videos.labels(samples)
         rows = {"id": found["id"], "label": np.full(len(samples), -1, np.int32)}
-        for column in self._columns():
+        for column, numbers in self._numbers[source].items():
             values = found.get(column) if column in videos.source.labels else None
-            names = videos.source.label_names.get(column)
             if values is None:
                 values = np.full(len(samples), -1, np.int32)
-            elif column in self.label_names and names != self.label_names[column]:
-                index = {name: i for i, name in enumerate(self.label_names[column])}
-                values = np.array([index[name] for name in names], np.int32)[values]
-            rows[column] = values
+            rows[column] = values if numbers is None else numbers[values]
         if videos.source.labels:
             rows["label"] = rows[next(iter(videos.source.labels))]
         return rows
 
-    def _columns(self) -> list[str]:
-        return list(dict.fromkeys(column for part in self.parts for column in part.videos.source.labels))
+    @functools.cached_property
+    def _numbers(self) -> list[dict[str, np.ndarray | None]]:
+        """Of each source, for the columns of all: the common numbers of its classes, None where they are its own."""
+        columns = dict.fromkeys(column for part in self.parts for column in part.videos.source.labels)
+        index = {
+            column: {name: i for i, name in enumerate(names)} for column, names in self.label_names.items()
+        }
+
+        def numbers(part: Ingredient, column: str) -> np.ndarray | None:
+            names = part.videos.source.label_names.get(column)
+            if column not in part.videos.source.labels or column not in index or names == list(index[column]):
+                return None
+            return np.array([index[column][name] for name in names], np.int32)
+
+        return [{column: numbers(part, column) for column in columns} for part in self.parts]
 
 
 def is_mixture(spec: Any) -> bool:

@@ -109,6 +109,18 @@ def test_temperature_and_weights_change_the_shares(mixed):
     assert (shares[:3] == 0).all() and abs(shares[3:6].mean() - 0.5) < 0.1 and (shares[6:] == 1).all()
 
 
+def test_a_mixture_of_one_source_is_that_source_and_says_so(mixed):
+    (name, source), *_ = mixed.train["sources"].items()
+    mixed.train = {"sources": {name: source}}
+    batch = take(mixed, 1)[0]
+    assert batch["source"].tolist() == [0] * 8
+    shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
+    assert batch_shapes(mixed, 8) == shapes
+    mixed.train = source["path"]
+    alone = take(mixed, 1)[0]
+    assert fingerprint(alone) == fingerprint({k: v for k, v in batch.items() if k != "source"})
+
+
 @pytest.mark.parametrize("unit", ["row", "batch"])
 def test_a_linear_change_has_the_weights_of_every_step(mixed, unit):
     """Against the sum of each step's own weights, over stretches in which they change; exact where nothing changes."""
