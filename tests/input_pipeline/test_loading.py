@@ -9,8 +9,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from input_pipeline import chunks, train_batches, workers, write_mp4
+from input_pipeline import batch_shapes, chunks, train_batches, workers, write_mp4
 from input_pipeline.sources import Source
 from input_pipeline.workers import Workers
 from vfm.errors import UserError
@@ -287,6 +288,33 @@ def test_a_stopped_iterator_begins_anew(data):
         next(batches)
         batches.close()
         assert fingerprint(next(batches)) == first
+        assert batches.account.until(1)["replaced"] == {} and batches.telemetry()["bad_clips"] == 0
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_images_beside_videos_are_accounted_for_and_timed_apart(data, video_set, tmp_path, mixed):
+    """What a mean is over, and which samples are left out or replaced, is as clear of images as of videos."""
+    for i in range(6):
+        Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "2.png").write_text("no image")
+    (tmp_path / "images.csv").write_text("path\n" + "".join(f"{i}.png\n" for i in range(6)))
+    images = str(tmp_path / "images.csv")
+    data.images = {"sources": {"web": {"path": images}}} if mixed else images
+    data.image_batch, data.max_bad_fraction = 4, 0.5
+    with train_batches(data, batch_size=8, seed=0) as batches:
+        (tmp_path / "5.png").write_text("no image any more")
+        found = [next(batches) for _ in range(5)]
+        told, account = batches.telemetry(), batches.account.until(5)
+    assert batch_shapes(data, 8).items() <= {k: (v.shape, v.dtype) for k, v in found[0].items()}.items()
+    assert ("image_source" in batch_shapes(data, 8)) == mixed
+    timed = ("decode_ms", "transform_ms", "wait_ms", "bad_clips")
+    assert set(told) == {*timed, *(f"image_{name}" for name in timed)}
+    assert (told["bad_clips"], told["image_bad_clips"]) == (0, 4)
+    assert account["clips"] == 5 * (8 + 4) and account["replaced"] == {str(tmp_path / "5.png"): 4}
+    videos, pictures = account["sources"]
+    assert (videos["name"], pictures["name"]) == ("", "images web" if mixed else "images")
+    assert (pictures["listed"], pictures["planned"], pictures["times"]) == (6, 5, [4, 4])
+    assert pictures["left_out"] == {"cannot be read": 1}
 
 
 @pytest.mark.slow
