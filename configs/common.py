@@ -100,7 +100,8 @@ def get_config() -> ConfigDict:
     c.data = d = ConfigDict()
     # A SPEC: a list file, a folder or one video; a Python file (FILE.py or FILE.py:arg) or a mapping that says more:
     # dict(path=, format=, root=, template=, split=, labels=, column=, skip=), see input_pipeline/spec.py
-    # Or a mixture: dict(sources={NAME: dict(path=, weight=, ...)}, temperature=, unit=), see input_pipeline/mixture.py
+    # Or a mixture: dict(sources={NAME: dict(path=, weight=, ...)}, temperature=, unit=, change=), see
+    # input_pipeline/mixture.py
     d.train = placeholder(object)  # must be set
     d.root = ""  # what relative paths in a list are relative to; "" = the list's own folder
     d.skip = ""  # a CSV path,reason of samples to leave out, such as scripts.validate_data writes

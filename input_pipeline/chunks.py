@@ -24,8 +24,8 @@ from input_pipeline import clips
 from input_pipeline.clips import Recipe
 from input_pipeline.decode import BadVideo
 from input_pipeline.mixture import Ingredient, Mixture
+from input_pipeline.shared_memory import Reading
 from input_pipeline.videos import Batch, Timed, Videos
-from input_pipeline.workers import Reading
 from vfm.errors import UserError
 
 ORDER, _CLIP, _REPLACEMENT, _CAPTION = 0, 1, 2, 3  # streams of random numbers

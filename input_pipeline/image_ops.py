@@ -3,8 +3,9 @@
 T frames, H height, W width, C = 3 channels (red, green, blue), uint8 in and out; a clip is never changed in place.
 
 What Pillow's ImageOps and ImageEnhance do to an image is done here, bit for bit, to the picture of all frames below
-each other: statistics (of `autocontrast`, `equalize`, `contrast`) are those of the clip, so that nothing flickers, and
-neighbours (of `sharpness`, `blur`) are those of the frame. `affine` and `blur` are within rounding of Pillow and scipy.
+each other: statistics (of `autocontrast`, `equalize`, `contrast`) are those of the clip, so that nothing flickers (in
+VideoMAE and torchvision each frame has its own), and neighbours (of `sharpness`, `blur`) are those of the frame.
+`affine` and `blur` are within rounding of Pillow and scipy; `hue` turns in YIQ, not in HSV as torchvision's.
 Frames are taken one at a time where there are intermediate results, which then stay in the processor's cache.
 """
 
@@ -182,8 +183,10 @@ def blur(clip: Clip, sigma: float) -> Clip:
     """Gaussian blur of each frame, `sigma` in pixels; pixels at the edge stand for those beyond it."""
     radius = math.ceil(3 * sigma)
     bell = np.exp(-0.5 * (np.arange(radius + 1) / max(sigma, 1e-6)) ** 2)
-    taps = np.rint(256 * bell / (bell[0] + 2 * bell[1:].sum())).astype(np.uint16)
-    taps[0] = 256 - 2 * int(taps[1:].sum())  # they sum to 256: 16 bits hold every sum
+    # Sums from the outside in are rounded, so that no tap is off by one or more; they sum to 256: 16 bits hold all.
+    beyond = np.rint(np.cumsum(256 * bell[::-1] / (bell[0] + 2 * bell[1:].sum())))[::-1]
+    taps = (beyond - np.append(beyond[1:], 0)).astype(np.uint16)
+    taps[0] = 256 - 2 * int(beyond[1])
     out = np.empty_like(clip)
     for frame, new in zip(clip, out, strict=True):
         new[...] = _smooth(_smooth(frame, taps, 0), taps, 1)

@@ -15,9 +15,10 @@ import numpy as np
 from input_pipeline.chunks import ORDER, STREAMS, EvaluationChunks, TrainingChunks
 from input_pipeline.clips import Recipe
 from input_pipeline.mixture import Mixture, open_stream
-from input_pipeline.telemetry import Account, Telemetry, Watchdog
+from input_pipeline.shared_memory import Reading
+from input_pipeline.telemetry import Account, Planned, Telemetry, Watchdog
 from input_pipeline.videos import Batch, Share, Videos
-from input_pipeline.workers import Reading, Workers
+from input_pipeline.workers import Workers
 from vfm.errors import UserError
 
 _BESIDE = 2**16  # bytes of a chunk's arrays beside its frames that travel through shared memory
@@ -68,7 +69,6 @@ class _Stream:
                 if name not in batch:
                     batch[name] = np.empty((count * rows, *values.shape[1:]), values.dtype)
                 batch[name][place * rows : (place + 1) * rows] = values
-        self.telemetry.batch()
         return batch
 
     def _start(self) -> Any:
@@ -133,8 +133,9 @@ class _Batches:
 
     def telemetry(self) -> dict[str, float]:
         """Means since the last call: `decode_ms` and `transform_ms` of a clip, `wait_ms` for a batch; and `bad_clips`,
-        how many rows showed another sample than planned."""
-        return Telemetry.means([stream.telemetry for stream in self._streams])
+        how many rows showed another sample than planned. Of images beside videos the same, as `image_decode_ms` ..."""
+        found, *images = [stream.telemetry.means() for stream in self._streams]
+        return found | {f"image_{name}": value for means in images for name, value in means.items()}
 
     def processes(self) -> list[int]:
         """The numbers of the processes that read."""
@@ -181,29 +182,41 @@ class TrainBatches(_Batches):
             data, "video", recipe, batch_size=batch_size, rows=rows, **order
         )
         streams = [videos]
+        media = [Planned("", self._mixture, batch_size, recipe.clips_per_video)]
         if images:
             part = _share(rows, batch_size, images)
             options = dict(batch_size=images, rows=part) | order
-            streams.append(_training_stream(data, "image", recipe.of_images(), **options)[0])
+            stream, mixture = _training_stream(data, "image", recipe.of_images(), **options)
+            streams.append(stream)
+            media.append(Planned("images", mixture, images, 1))
         super().__init__(streams, self._mixture.label_names)
-        self._step = start_step
+        self._step = self._start = start_step
         self.source_names = self._mixture.names
         self.num_examples = sum(len(some) for some in videos.videos) * recipe.clips_per_video
-        self.account = Account(self._mixture, batch_size, recipe.clips_per_video, start_step)
+        self.account = Account(media, start_step)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Batch:
-        batch, *images = [stream.take(stream.chunks.per_batch) for stream in self._streams]
-        planned = self._streams[0].chunks.planned(self._step)
-        shown = batch.get("source", np.zeros(len(batch["id"]), np.int32)), batch["id"]
-        self._streams[0].telemetry.replaced += self.account.add(self._step, planned, shown)
+        found = [stream.take(stream.chunks.per_batch) for stream in self._streams]
+        pairs = [
+            (stream.chunks.planned(self._step), (rows.get("source", np.zeros_like(rows["id"])), rows["id"]))
+            for stream, rows in zip(self._streams, found, strict=True)
+        ]
+        for stream, replaced in zip(self._streams, self.account.add(self._step, pairs), strict=True):
+            stream.telemetry.batch(replaced)
         self._step += 1
+        batch, *images = found
         for rows in images:
             kept = {name: rows[name] for name in rows if name in ("id", "source") or name.startswith("text")}
             batch |= {"image": rows["video"]} | {f"image_{name}": array for name, array in kept.items()}
         return batch
+
+    def close(self) -> None:
+        """Stops threads and processes; whoever asks again gets the batches from the first on."""
+        super().close()
+        self._step = self._start
 
 
 def _training_stream(
@@ -262,6 +275,7 @@ class EvalBatches(_Batches):
         for start in range(0, self.num_examples, self._batch_size):
             count = min(self._batch_size, self.num_examples - start)
             batch = self._streams[0].take(count)
+            self._streams[0].telemetry.batch()
             yield {name: _pad(array, self._batch_size) for name, array in batch.items()}
         self.close()
 

@@ -4,26 +4,30 @@
         "sources": {
             "kinetics": {"path": "k400.csv", "weight": 3.0},
             "web": {"path": "web.csv", "weight": ((0, 1.0), (10_000, 5.0)), "crop": "center", "column": "title"},
-            "pictures": {"path": "pictures.csv", "medium": "image"},
+            "pictures": {"path": "pictures.csv", "medium": "image", "weight": 0.5},
         },
         "temperature": 1.0,
         "unit": "row",
+        "change": "steps",
     }
 
 Each source is what a single one may be (see `input_pipeline.spec`), with these keys beside it:
 
-  weight    its share of the rows, relative to the others'; not given, the number of its samples. Pairs (step, weight)
-            change it: each holds from its step on
+  weight    its share of the rows, relative to the others'; given for no source, the number of samples of each. Pairs
+            (step, weight) change it, as `change` says
   medium    "video" or "image" (a video of one frame, which is repeated)
   ...       keys of `config.data` that say how clips are taken (sampling, stride, crop, flip ...), for this source alone
 
 `temperature` T makes shares weight^(1/T): 1 keeps them, more brings them closer together. `unit` is what one source has
-to itself: "row" mixes sources in every batch, "batch" takes each batch from one of them.
+to itself: "row" mixes sources in every batch, "batch" takes each batch from one of them. `change` is what happens
+between the pairs of a weight: "steps" = each holds from its step on, "linear" = the weight moves evenly from one to the
+next (where they are more than 1,024 steps apart, in 1,024 stairs), and stays at the last.
 
 Which source a row shows, and which of its samples, is a function of the seed and the row's position, see
 `input_pipeline.order`; in every stretch of rows sources have their shares to within a few rows.
 """
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -38,7 +42,9 @@ from input_pipeline.videos import Batch, Share, Videos
 from vfm.errors import UserError
 
 UNITS = ("row", "batch")
-_MIXTURE_KEYS = ("sources", "temperature", "unit")
+CHANGES = ("steps", "linear")
+_MIXTURE_KEYS = ("sources", "temperature", "unit", "change")
+_STAIRS = 1024  # of constant weights, between two points of a linear change
 _SHAPES = ("frames", "size", "clips_per_video")  # of the batch, so the same for all sources
 
 
@@ -78,14 +84,14 @@ class Mixture:
         return sources, samples
 
     def rows(self, sources: np.ndarray, samples: np.ndarray, choices: Sequence[int]) -> Batch:
-        """Labels, ids and texts of samples, and of several sources `source`: which one each is from."""
-        if len(self.parts) == 1:
+        """Labels, ids and texts of samples, and of sources with names `source`: which one each is from."""
+        if self.names == [""]:
             videos = self.parts[0].videos
             return videos.labels(samples) | videos.text(samples, choices)
         rows: Batch = {"source": sources.astype(np.int32)}
         for source in np.unique(sources).tolist():
             here, videos = np.flatnonzero(sources == source), self.parts[source].videos
-            found = self._labels(videos, samples[here])
+            found = self._labels(source, samples[here])
             found |= videos.text(samples[here], [choices[i] for i in here])
             for name, values in found.items():
                 if name not in rows:
@@ -93,25 +99,35 @@ class Mixture:
                 rows[name][here] = values
         return rows
 
-    def _labels(self, videos: Videos, samples: np.ndarray) -> Batch:
+    def _labels(self, source: int, samples: np.ndarray) -> Batch:
         """As `Videos.labels`, with the columns of all sources and, where their names are known, common classes."""
+        videos = self.parts[source].videos
         found = videos.labels(samples)
         rows = {"id": found["id"], "label": np.full(len(samples), -1, np.int32)}
-        for column in self._columns():
+        for column, numbers in self._numbers[source].items():
             values = found.get(column) if column in videos.source.labels else None
-            names = videos.source.label_names.get(column)
             if values is None:
                 values = np.full(len(samples), -1, np.int32)
-            elif column in self.label_names and names != self.label_names[column]:
-                index = {name: i for i, name in enumerate(self.label_names[column])}
-                values = np.array([index[name] for name in names], np.int32)[values]
-            rows[column] = values
+            rows[column] = values if numbers is None else numbers[values]
         if videos.source.labels:
             rows["label"] = rows[next(iter(videos.source.labels))]
         return rows
 
-    def _columns(self) -> list[str]:
-        return list(dict.fromkeys(column for part in self.parts for column in part.videos.source.labels))
+    @functools.cached_property
+    def _numbers(self) -> list[dict[str, np.ndarray | None]]:
+        """Of each source, for the columns of all: the common numbers of its classes, None where they are its own."""
+        columns = dict.fromkeys(column for part in self.parts for column in part.videos.source.labels)
+        index = {
+            column: {name: i for i, name in enumerate(names)} for column, names in self.label_names.items()
+        }
+
+        def numbers(part: Ingredient, column: str) -> np.ndarray | None:
+            names = part.videos.source.label_names.get(column)
+            if column not in part.videos.source.labels or column not in index or names == list(index[column]):
+                return None
+            return np.array([index[column][name] for name in names], np.int32)
+
+        return [{column: numbers(part, column) for column in columns} for part in self.parts]
 
 
 def is_mixture(spec: Any) -> bool:
@@ -165,6 +181,8 @@ def open_stream(
     unit, temperature = options.get("unit", "row"), options.get("temperature", 1.0)
     if unit not in UNITS:
         raise UserError(f"{key}.unit={unit!r}: expected one of {', '.join(UNITS)}")
+    if (change := options.get("change", "steps")) not in CHANGES:
+        raise UserError(f"{key}.change={change!r}: expected one of {', '.join(CHANGES)}")
     if not isinstance(temperature, int | float) or not temperature > 0:
         raise UserError(f"{key}.temperature={temperature!r}: expected a number above 0")
     repeats = recipe.clips_per_video
@@ -175,7 +193,9 @@ def open_stream(
         )
     first_turn = (lambda step: step) if unit == "batch" else (lambda step: -(-step * batch_size // repeats))
     sizes = [len(part.videos) for part in parts]
-    steps, shares = _shares(key, weights, sizes, float(temperature), list(options["sources"]))
+    steps, table = _stretches(key, weights, sizes, list(options["sources"]), change == "linear")
+    largest = table.max(1, keepdims=True)
+    shares = np.where(table > 0, (table / largest) ** (1 / float(temperature)), 0.0)
     turns = Turns(seed + stream, [first_turn(step) for step in steps], shares)
     order = Order(seed, stream, sizes, turns, batch_size // repeats if unit == "batch" else 1)
     return Mixture(parts, order, _common_classes(key, parts))
@@ -241,20 +261,33 @@ def _weights(place: str, value: Any) -> list[tuple[int, float]] | None:
     return pairs
 
 
-def _shares(
-    key: str, weights: Sequence[Any], sizes: Sequence[int], temperature: float, names: Sequence[str]
+def _stretches(
+    key: str, weights: Sequence[Any], sizes: Sequence[int], names: Sequence[str], linear: bool
 ) -> tuple[list[int], np.ndarray]:
     """The first steps of stretches of constant weights, and the weights [stretches, sources]."""
-    given = [
-        [(0, float(size))] if pairs is None else pairs for pairs, size in zip(weights, sizes, strict=True)
-    ]
-    steps = sorted({step for pairs in given for step, _ in pairs})
-    table = np.array([[[w for s, w in pairs if s <= step][-1] for pairs in given] for step in steps])
+    without = [name for name, pairs in zip(names, weights, strict=True) if pairs is None]
+    if 0 < len(without) < len(names):
+        # Beside weights such as 2.0, a number of samples would be nearly everything.
+        raise UserError(
+            f"{key}.sources: {', '.join(without)} without 'weight', the others with one; give all sources a weight, or "
+            f"none (then it is the number of samples, here {', '.join(map(str, sizes))})"
+        )
+    given = weights if not without else [[(0, float(size))] for size in sizes]
+    points = sorted({step for pairs in given for step, _ in pairs})
+    steps = points[-1:]
+    if linear:
+        for start, stop in reversed(list(zip(points, points[1:], strict=False))):
+            stairs = min(stop - start, _STAIRS)
+            steps = [start + (stop - start) * i // stairs for i in range(stairs)] + steps
+        middles = [(a + b - 1) / 2 for a, b in zip(steps, steps[1:], strict=False)] + steps[-1:]
+        table = np.stack([np.interp(middles, *zip(*pairs, strict=True)) for pairs in given], 1)
+    else:
+        steps = points
+        table = np.array([[[w for s, w in pairs if s <= step][-1] for pairs in given] for step in steps])
     for step, row in zip(steps, table, strict=True):
         if not row.sum() > 0:
             raise UserError(f"{key}: the weights of {', '.join(names)} are all 0 from step {step} on")
-    largest = table.max(1, keepdims=True)
-    return steps, np.where(table > 0, (table / largest) ** (1 / temperature), 0.0)
+    return steps, table
 
 
 def _common_classes(key: str, parts: Sequence[Ingredient]) -> dict[str, list[str]]:

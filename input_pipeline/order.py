@@ -39,51 +39,52 @@ class Turns:
         self._shift = int(np.random.default_rng((seed, 5)).integers(_CYCLE))
         self._starts = np.asarray(starts, np.int64)
         shares = np.cumsum(weights, 1) / np.sum(weights, 1, keepdims=True)
-        self._bounds = np.round(shares * _CYCLE).astype(np.int64)
+        # Source s has the points from bounds[s] to bounds[s + 1].
+        self._bounds = np.zeros((len(shares), shares.shape[1] + 1), np.int64)
+        self._bounds[:, 1:] = np.round(shares * _CYCLE)
         self._bounds[:, -1] = _CYCLE
-        # Turns of sources 0 ... s before each stretch.
-        self._before = np.zeros_like(self._bounds)
-        for piece, (start, stop) in enumerate(zip(self._starts[:-1], self._starts[1:], strict=True)):
-            inside = [self._below(np.array([start, stop]), bound) for bound in self._bounds[piece]]
-            self._before[piece + 1] = self._before[piece] + [int(b - a) for a, b in inside]
+        # Turns of the sources before s before each stretch, less those that they would have had by its own weights.
+        first, last = (
+            self._below(turns[:, None], bounds)
+            for turns, bounds in ((self._starts, self._bounds), (self._starts[1:], self._bounds[:-1]))
+        )
+        self._offset = -first
+        self._offset[1:] += np.cumsum(last - first[:-1], 0)
 
     def __call__(
         self, turns: Int64[np.ndarray, "n"]
     ) -> tuple[Int32[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
         """(which source, how many turns it had before) of each turn."""
-        piece = np.searchsorted(self._starts, turns, side="right") - 1
+        piece = self._piece(turns)
         points = _reversed(turns % _CYCLE) ^ self._shift
-        sources = (points[:, None] >= self._bounds[piece]).sum(1)
-        had = np.zeros(len(turns), np.int64)
-        for p, s in {(int(p), int(s)) for p, s in zip(piece, sources, strict=True)}:
-            rows = (piece == p) & (sources == s)
-            had[rows] = self._up_to(turns[rows], p, s) - (self._up_to(turns[rows], p, s - 1) if s else 0)
+        sources = (points[:, None] >= self._bounds[piece, 1:]).sum(1)
+        had = self._up_to(turns, piece, sources + 1) - self._up_to(turns, piece, sources)
         return sources.astype(np.int32), had
 
     def had(self, turn: int) -> list[int]:
         """How many of the first `turn` turns each source had."""
-        piece = int(np.searchsorted(self._starts, turn, side="right")) - 1
-        up_to = [0] + [int(self._up_to(np.array([turn]), piece, s)[0]) for s in range(self._bounds.shape[1])]
-        return [b - a for a, b in zip(up_to, up_to[1:], strict=False)]
+        sources = np.arange(self._bounds.shape[1])
+        return np.diff(self._up_to(np.int64(turn), self._piece(turn), sources)).tolist()
 
-    def _up_to(self, turns: np.ndarray, piece: int, source: int) -> np.ndarray:
-        """How many turns before these, which lie in one stretch, the sources 0 ... `source` had."""
-        bound = int(self._bounds[piece, source])
-        first = self._below(self._starts[piece : piece + 1], bound)
-        return self._before[piece, source] + self._below(turns, bound) - first
+    def _piece(self, turns: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._starts, turns, side="right") - 1
 
-    def _below(self, count: np.ndarray, bound: int) -> np.ndarray:
+    def _up_to(self, turns: np.ndarray, piece: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """How many turns before these, which lie in the stretches `piece`, the sources before `source` had."""
+        return self._offset[piece, source] + self._below(turns, self._bounds[piece, source])
+
+    def _below(self, count: np.ndarray, bound: np.ndarray) -> np.ndarray:
         """How many of the first `count` points lie below `bound`."""
-        cycles, count = np.divmod(np.asarray(count, np.int64), _CYCLE)
-        total = cycles * bound
-        for bit in range(_BITS):
-            has = (count >> bit) & 1 == 1
-            # Points [prefix, prefix + 2^bit): their high bits take every value once, their low ones are all equal.
-            prefix = count >> (bit + 1) << (bit + 1)
-            low = (1 << (_BITS - bit)) - 1
-            equal = (_reversed(prefix) ^ self._shift) & low
-            total = total + has * ((bound >> (_BITS - bit)) + (equal < (bound & low)))
-        return total
+        cycles, count = np.divmod(np.asarray(count, np.int64)[..., None], _CYCLE)
+        bound = np.asarray(bound, np.int64)[..., None]
+        # For each bit of `count` the points [prefix, prefix + 2^bit): their high bits take every value once, their low
+        # ones are all equal.
+        bit = np.arange(_BITS)
+        has, prefix = count >> bit & 1, count >> (bit + 1) << (bit + 1)
+        low = (1 << (_BITS - bit)) - 1
+        equal = (_reversed(prefix) ^ self._shift) & low
+        inside = (bound >> (_BITS - bit)) + (equal < (bound & low))
+        return cycles[..., 0] * bound[..., 0] + (has * inside).sum(-1)
 
 
 class Order:
@@ -139,7 +140,7 @@ class Order:
         found = self._kept.get(key)
         if found is None:
             rng = np.random.default_rng((self._seed, self._stream, epoch, source))
-            found = rng.permutation(self._counts[source])
+            found = rng.permutation(self._counts[source]).astype(np.int32)  # half the memory, in each process
             old = sorted(k for k in list(self._kept) if k[0] == source)[: -(_KEPT - 1)]
             for k in old:
                 self._kept.pop(k, None)

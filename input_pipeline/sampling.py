@@ -9,7 +9,8 @@ dense              T frames `stride` apart; training draws the start among those
 sparse             one frame of each of T equal segments i N/T ... (i+1) N/T, real numbers (TSN); training draws it
 segments           the same with whole bounds b = linspace(0, N, T+1): training draws of b_i ... b_{i+1} - 1, evaluation
                    takes (b_i + b_{i+1}) // 2 (Frozen in Time)
-uniform            round(i (N-1) / (T-1)), first and last frame included (Perception Encoder, LanguageBind)
+uniform            round(i (N-1) / (T-1)), first and last frame included (Perception Encoder; LanguageBind's
+                   code cuts off instead of rounding: at most one frame earlier)
 uniform_exclusive  floor(i N / T) (VideoPrism)
 fps                frames at `fps` a second; T of them evenly if there are more, all frames evenly if there are fewer
                    (PerceptionLM, LLaVA-Video)

@@ -6,12 +6,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from input_pipeline.mixture import Mixture
-from input_pipeline.workers import Reading
+from input_pipeline.shared_memory import Reading
 
 log = logging.getLogger(__name__)
 _NAMED = 5  # files in one message
@@ -19,47 +19,49 @@ _KEPT = 64  # steps, more than are ever read ahead of training
 
 
 class Telemetry:
-    """Sums of what reading took since they were last asked for.
-
-    Attributes:
-      replaced: rows that showed another sample than planned.
-    """
+    """Sums of what reading one medium took since they were last asked for; threads may add and ask at once."""
 
     def __init__(self):
-        self.replaced = 0
-        self._clips = self._batches = 0
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._clips = self._batches = self._replaced = 0
         self._decode = self._transform = self._wait = 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._wait += time.perf_counter() - start
+        with self._lock:
+            self._wait += time.perf_counter() - start
 
     def add(self, clips: int, decode: float, transform: float) -> None:
         """Counts a chunk: its clips, and the seconds of reading them and of everything else."""
-        self._clips += clips
-        self._decode += decode
-        self._transform += transform
+        with self._lock:
+            self._clips += clips
+            self._decode += decode
+            self._transform += transform
 
-    def batch(self) -> None:
-        """Counts a batch."""
-        self._batches += 1
+    def batch(self, replaced: int = 0) -> None:
+        """Counts a batch, of which so many rows show another sample than planned."""
+        with self._lock:
+            self._batches += 1
+            self._replaced += replaced
 
-    @staticmethod
-    def means(parts: Sequence["Telemetry"]) -> dict[str, float]:
-        """Means over all parts, which begin anew; nothing where there was no batch."""
-        clips, batches = sum(part._clips for part in parts), parts[0]._batches
-        if not clips or not batches:
-            return {}
-        found = {
-            "decode_ms": 1e3 * sum(part._decode for part in parts) / clips,
-            "transform_ms": 1e3 * sum(part._transform for part in parts) / clips,
-            "wait_ms": 1e3 * sum(part._wait for part in parts) / batches,
-            "bad_clips": float(sum(part.replaced for part in parts)),
-        }
-        for part in parts:
-            part.__init__()
+    def means(self) -> dict[str, float]:
+        """`decode_ms` and `transform_ms` of a clip, `wait_ms` for a batch and the number of `bad_clips` since the last
+        call; nothing where there was no batch."""
+        with self._lock:
+            if not self._batches:
+                return {}
+            found = {
+                "decode_ms": 1e3 * self._decode / self._clips,
+                "transform_ms": 1e3 * self._transform / self._clips,
+                "wait_ms": 1e3 * self._wait / self._batches,
+                "bad_clips": float(self._replaced),
+            }
+            self._begin()
         return found
 
 
@@ -111,63 +113,76 @@ class Watchdog:
             )
 
 
+class Planned(NamedTuple):
+    """One medium of a training run.
+
+    Attributes:
+      medium: "" of the videos, "images" of images beside them.
+      mixture: the sources.
+      batch_size: rows of the global batch.
+      repeats: clips of each video that stand beside each other.
+    """
+
+    medium: str
+    mixture: Mixture
+    batch_size: int
+    repeats: int
+
+
 class Account:
     """What was planned and what was shown, by step; in steps of training, which batches are read ahead of.
 
     Args:
-      mixture: the sources.
-      batch_size: rows of the global batch.
-      repeats: clips of each video that stand beside each other.
+      media: what is shown.
       start: the first step.
     """
 
-    def __init__(self, mixture: Mixture, batch_size: int, repeats: int, start: int):
-        self._mixture, self._batch_size, self._repeats = mixture, batch_size, repeats
+    def __init__(self, media: Sequence[Planned], start: int):
+        self._media = media
         self._first = self._step = start
         self._clips = 0
         self._instead: Counter[str] = Counter()  # planned but not shown, by name
         self._ahead: dict[int, tuple[int, Counter[str]]] = {}
         self._lock = threading.Lock()
 
-    def add(self, step: int, planned: Sequence[np.ndarray], shown: Sequence[np.ndarray]) -> int:
-        """Notes the (source, sample) of each row of a batch, as planned and as read; gives how many differ."""
-        differ = (planned[0] != shown[0]) | (planned[1] != shown[1])
-        names = Counter(
-            self._mixture.parts[source].videos.source.clip_name(sample)
-            for source, sample in zip(planned[0][differ].tolist(), planned[1][differ].tolist(), strict=True)
-        )
+    def add(
+        self, step: int, batches: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
+    ) -> list[int]:
+        """Notes the (source, sample) of each row of a batch, as planned and as read; gives how many differ.
+
+        Args:
+          batches: (planned, read) of each medium.
+        """
+        clips, names, replaced = 0, Counter(), []
+        for (_, mixture, _, _), (planned, shown) in zip(self._media, batches, strict=True):
+            differ = (planned[0] != shown[0]) | (planned[1] != shown[1])
+            names.update(
+                mixture.parts[source].videos.source.clip_name(sample)
+                for source, sample in zip(
+                    planned[0][differ].tolist(), planned[1][differ].tolist(), strict=True
+                )
+            )
+            clips += len(differ)
+            replaced.append(int(differ.sum()))
         with self._lock:
-            self._ahead[step] = len(differ), names
+            self._ahead[step] = clips, names
             if len(self._ahead) > _KEPT:  # nobody asks
                 self._fold(min(self._ahead) + 1)
-        return int(differ.sum())
+        return replaced
 
     def until(self, step: int) -> dict[str, Any]:
         """What was planned and shown before `step`, which may only grow; can be written as JSON.
 
-        `steps` [first, end), `clips` shown by this process, `replaced` (name -> how often another was shown instead),
-        and of each source under `sources`: its `name`, `source`, samples `listed` and `left_out` (reason -> number),
-        samples `planned` from, and `times` that each of those was planned for, all processes together (fewest, most).
+        `steps` [first, end), `clips` (and images beside them) shown by this process, `replaced` (name -> how often
+        another was shown instead), and of each source under `sources`: its `name`, `source`, samples `listed` and
+        `left_out` (reason -> number), samples `planned` from, and `times` that each of those was planned for, all
+        processes together (fewest, most).
         """
         with self._lock:
             self._fold(step)
             self._step = max(self._step, step)
-        sources = []
-        for part, times in zip(self._mixture.parts, self._times(), strict=True):
-            videos = part.videos
-            sources.append(
-                dict(
-                    name=part.name,
-                    source=videos.source.name,
-                    listed=len(videos.source),
-                    left_out=videos.left_out,
-                    planned=len(videos),
-                    times=times,
-                )
-            )
-        return dict(
-            steps=[self._first, self._step], clips=self._clips, replaced=dict(self._instead), sources=sources
-        )
+            account = dict(steps=[self._first, self._step], clips=self._clips, replaced=dict(self._instead))
+        return account | {"sources": [source for medium in self._media for source in self._sources(medium)]}
 
     def _fold(self, step: int) -> None:
         for done in [key for key in self._ahead if key < step]:
@@ -181,11 +196,17 @@ class Account:
             self._first, self._clips = found["steps"][0], found["clips"]
             self._instead = Counter(found["replaced"])
 
-    def _times(self) -> list[list[int]]:
-        """How often the samples of each source were planned from step 0 to now: the fewest and the most."""
-        slots = -(-self._step * self._batch_size // self._repeats)
-        numbers = self._mixture.order.numbers(slots)
-        return [
-            [number // len(part.videos), -(-number // len(part.videos))]
-            for part, number in zip(self._mixture.parts, numbers, strict=True)
-        ]
+    def _sources(self, medium: Planned) -> Iterator[dict[str, Any]]:
+        """The sources of a medium, with how often their samples were planned from step 0 to now: fewest and most."""
+        slots = -(-self._step * medium.batch_size // medium.repeats)
+        numbers = medium.mixture.order.numbers(slots)
+        for part, number in zip(medium.mixture.parts, numbers, strict=True):
+            videos = part.videos
+            yield dict(
+                name=" ".join(filter(None, [medium.medium, part.name])),
+                source=videos.source.name,
+                listed=len(videos.source),
+                left_out=videos.left_out,
+                planned=len(videos),
+                times=[number // len(videos), -(-number // len(videos))],
+            )

@@ -260,9 +260,13 @@ def batch_shapes(data: Any, batch_size: int) -> dict[str, tuple[tuple[int, ...],
     } | of_text(batch_size)
     if data.get("train") and "sources" in resolve(data.train):
         shapes["source"] = ((batch_size,), np.dtype(np.int32))
+    if data.get("clips_per_video", 1) > 1:
+        shapes["clip"] = ((batch_size,), np.dtype(np.int32))
     if images:
         shapes |= {
             "image": ((images, 1, side, side, 3), np.dtype(np.uint8)),
             "image_id": ((images,), np.dtype(np.int32)),
         } | of_text(images, "image_")
+        if "sources" in resolve(data.images, "data.images"):
+            shapes["image_source"] = ((images,), np.dtype(np.int32))
     return shapes

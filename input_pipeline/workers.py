@@ -11,30 +11,28 @@ or is stopped, the file is known, another process takes its place, and the item 
 
 import contextlib
 import itertools
+import logging
 import mmap
 import os
 import pickle
 import signal
-import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection
 from typing import Any, NamedTuple, Protocol, Self
 
-import numpy as np
-
+from input_pipeline.shared_memory import NOTE, Note, Packed, Reading, nameless_file, pack
 from vfm.errors import UserError
 
-_LARGE = 2**12  # bytes of an array that is sooner shared than sent
-_ALIGNED = 64  # bytes, of arrays in a slot
-_NOTE = 2**12  # bytes in which a process writes down what it is at
+log = logging.getLogger(__name__)
+
 _QUEUED = 2  # items that a process has been asked for: the one it reads and the next
 _TRIES = 2  # deaths at one file before it counts as bad
 _READY = b"ready"  # a process's first answer
+_ASKED_TO_END = (-signal.SIGTERM, -signal.SIGINT)  # exit codes of one that was just about to ignore them
 _START = "from input_pipeline.workers import serve; serve()"
 
 
@@ -51,38 +49,6 @@ class Lost(NamedTuple):
     """What stands in for an item at which its process died or was stopped, and why; where `items` cannot `avoid`."""
 
     reason: str
-
-
-class Reading(NamedTuple):
-    """A file that is being read: which source it belongs to, its name, and since when (`time.monotonic`)."""
-
-    source: int
-    name: str
-    since: float
-
-
-class Note:
-    """Where one process writes down which file it is at, and another reads it."""
-
-    def __init__(self, memory: mmap.mmap, place: int):
-        self._memory, self._at = memory, place * _NOTE
-
-    def write(self, source: int, name: str) -> None:
-        text = name.encode("utf-8", "surrogateescape")[-(_NOTE - 20) :]
-        self._memory[self._at : self._at + 4] = b"\0\0\0\0"
-        end = self._at + 20 + len(text)
-        self._memory[self._at + 4 : end] = struct.pack("<id4x", source, time.monotonic()) + text
-        self._memory[self._at : self._at + 4] = struct.pack("<i", len(text))
-
-    def clear(self) -> None:
-        self._memory[self._at : self._at + 4] = b"\0\0\0\0"
-
-    def read(self) -> Reading | None:
-        length, source, since = struct.unpack_from("<iid4x", self._memory, self._at)
-        if not length:
-            return None
-        text = self._memory[self._at + 20 : self._at + 20 + length]
-        return Reading(source, text.decode("utf-8", "surrogateescape"), since)
 
 
 # In the process
@@ -107,7 +73,7 @@ def serve() -> None:
             for entry in avoided:
                 items.avoid(*entry)
             try:
-                answer = pickle.dumps(_packed(items[index], memory, offset, size), pickle.HIGHEST_PROTOCOL)
+                answer = pickle.dumps(pack(items[index], memory, offset, size), pickle.HIGHEST_PROTOCOL)
             except Exception as error:
                 answer = _pickled(error)
             note.clear()
@@ -123,37 +89,13 @@ def _pickled(error: Exception) -> bytes:
     return answer
 
 
-class _Packed(NamedTuple):
-    """An array's place in the shared memory."""
-
-    offset: int
-    shape: tuple[int, ...]
-    kind: np.dtype
-
-    def view(self, memory: mmap.mmap) -> np.ndarray:
-        return np.ndarray(self.shape, self.kind, memory, self.offset)
-
-
-def _packed(item: Any, memory: mmap.mmap, offset: int, size: int) -> Any:
-    """The item with its large arrays moved to memory[offset : offset + size], as far as they fit."""
-    if not isinstance(item, dict):
-        return item
-    moved, end = {}, offset + size
-    for name, value in item.items():
-        if isinstance(value, np.ndarray) and value.nbytes > _LARGE and offset + value.nbytes <= end:
-            moved[name] = _Packed(offset, value.shape, value.dtype)
-            moved[name].view(memory)[...] = value
-            offset += -(-value.nbytes // _ALIGNED) * _ALIGNED
-    return item | moved
-
-
 # Here
 
 
 class _Process:
     """One process and what it has been asked for."""
 
-    def __init__(self, items: bytes, memory: int, place: int, size: int):
+    def __init__(self, memory: int, place: int):
         self.place, self.since, self.told, self.ready = place, time.monotonic(), 0, False
         self.asked: list[tuple[int, int]] = []  # index and slot of items, the one at work first
         self.pipe, theirs = connection.Pipe()
@@ -165,8 +107,12 @@ class _Process:
                 env=os.environ | {"PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
             )
-        self.pipe.send((place, size))
-        self.pipe.send_bytes(items)
+
+    def begin(self, items: bytes, size: int) -> None:
+        """Sends what is to be read; that can be much, and the process takes it only when it has started."""
+        with contextlib.suppress(OSError):  # it has died, which is noticed where answers are read
+            self.pipe.send((self.place, size))
+            self.pipe.send_bytes(items)
 
     def ask(self, index: int, offset: int, avoided: list) -> None:
         if not self.asked:
@@ -217,8 +163,8 @@ class Workers:
         self._mends = hasattr(items, "avoid")
         self._limit, self._slot = limit, -(-slot // mmap.PAGESIZE) * mmap.PAGESIZE
         slots = max(ahead, 1) + _QUEUED * count
-        start = -(-count * _NOTE // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._file = _nameless_file(start + slots * self._slot)
+        start = -(-count * NOTE // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._file = nameless_file(start + slots * self._slot)
         self._memory = mmap.mmap(self._file, 0)
         self._free = [start + i * self._slot for i in range(slots)]
         self._order: list[int] = []  # of items that were asked for and not taken
@@ -232,6 +178,8 @@ class Workers:
         self._ended = self._closed = False
         self._wake, self._woken = connection.Pipe()
         self._processes = [self._start(place) for place in range(count)]
+        for process in self._processes:  # all of them import what they need meanwhile
+            process.begin(self._items, self._slot)
         self._thread = threading.Thread(target=self._run, name="workers", daemon=True)
         self._thread.start()
 
@@ -260,7 +208,7 @@ class Workers:
         if isinstance(item, Exception):
             raise item
         if isinstance(item, dict):
-            return {k: v.view(self._memory) if isinstance(v, _Packed) else v for k, v in item.items()}
+            return {k: v.view(self._memory) if isinstance(v, Packed) else v for k, v in item.items()}
         return item
 
     def avoided(self) -> list[tuple[int, str, str]]:
@@ -306,7 +254,7 @@ class Workers:
 
     def _start(self, place: int) -> _Process:
         Note(self._memory, place).clear()
-        return _Process(self._items, self._file, place, self._slot)
+        return _Process(self._file, place)
 
     def _run(self) -> None:
         try:
@@ -363,11 +311,16 @@ class Workers:
         note = Note(self._memory, process.place).read()
         ended = process.end()
         why = why or f"the process that read it died: {ended}"
-        if not process.ready:
+        if not process.ready and process.process.returncode not in _ASKED_TO_END:
             raise UserError(f"a process that reads data did not start ({ended}); what it printed says why")
+        if self._mends and not self._closed:
+            perhaps = " (perhaps memory ran out)" if ended == "signal SIGKILL" else ""
+            log.warning(
+                f"'{note.name if note else 'no file'}': {why}{perhaps}; another process takes its place"
+            )
         with self._changed:
             asked, process.asked = process.asked, []
-            if asked and not self._mends:
+            if asked and process.ready and not self._mends:
                 index, offset = asked.pop(0)
                 self._done[index] = Lost(why), offset
             elif note is not None:
@@ -380,15 +333,5 @@ class Workers:
             self._again = sorted([*self._again, *(index for index, _ in asked)])
             self._changed.notify_all()
         if not self._closed:
-            self._processes[self._processes.index(process)] = self._start(process.place)
-
-
-def _nameless_file(size: int) -> int:
-    """A file in memory that no other process can find and that is gone with the last that has it open."""
-    if hasattr(os, "memfd_create"):
-        file = os.memfd_create("batches")
-    else:
-        with tempfile.TemporaryFile() as temporary:
-            file = os.dup(temporary.fileno())
-    os.ftruncate(file, max(size, mmap.PAGESIZE))
-    return file
+            new = self._processes[self._processes.index(process)] = self._start(process.place)
+            new.begin(self._items, self._slot)

@@ -116,6 +116,15 @@ def test_blur_is_a_gaussian(clip, sigma):
         assert (image_ops.blur(flat, sigma) == shade).all()
 
 
+@pytest.mark.parametrize("sigma", [0.3, 1.7, 6.0, 20.0, 41.35])
+def test_a_line_is_blurred_to_a_bell(sigma):
+    line = np.zeros((1, 3, 301, 3), np.uint8)
+    line[:, :, 150] = 255
+    bell = np.exp(-0.5 * ((np.arange(301) - 150) / sigma) ** 2)
+    bell[np.abs(np.arange(301) - 150) > np.ceil(3 * sigma)] = 0
+    assert np.abs(image_ops.blur(line, sigma)[0, 1, :, 0] - 255 * bell / bell.sum()).max() < 2
+
+
 def test_a_turn_of_hue_keeps_greys_and_comes_back(clip):
     greys = np.broadcast_to(np.arange(40, 200, dtype=np.uint8)[None, None, :, None], (1, 1, 160, 3))
     assert np.abs(image_ops.hue(greys, 0.3).astype(int) - greys).max() <= 1

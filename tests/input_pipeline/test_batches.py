@@ -7,8 +7,8 @@ import resource
 import numpy as np
 import pytest
 
+from input_pipeline import batch_shapes, eval_batches, train_batches, write_mp4
 from input_pipeline import cache as cache_module
-from input_pipeline import eval_batches, train_batches, write_mp4
 from vfm.errors import UserError
 
 from .conftest import COUNT, pixels
@@ -102,6 +102,9 @@ def test_several_clips_of_a_video_stand_beside_each_other_and_differ(data, rows)
         first = next(batches)
     assert (first["id"][::2] == first["id"][1::2]).all() and len(set(first["id"].tolist())) == 4
     assert (first["video"][::2] != first["video"][1::2]).any()
+    assert first["clip"].tolist() == [0, 1] * 4
+    shapes = {name: (array.shape, array.dtype) for name, array in first.items()}
+    assert batch_shapes(data, 8).items() <= shapes.items() and "clip" in batch_shapes(data, 8)
     part = take(data, 1, rows)[0]
     assert all((part[name] == first[name][rows]).all() for name in first)
 

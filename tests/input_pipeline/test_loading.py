@@ -9,10 +9,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from input_pipeline import chunks, train_batches, write_mp4
+from input_pipeline import batch_shapes, chunks, train_batches, workers, write_mp4
 from input_pipeline.sources import Source
 from input_pipeline.workers import Workers
+from vfm.errors import UserError
 
 from .conftest import COUNT, pixels
 from .test_batches import broken, fingerprint, take
@@ -122,7 +124,9 @@ def trouble(monkeypatch, data, video_set, tmp_path, place, name) -> str:
     return str(tmp_path / f"{name}.mp4")
 
 
-def test_a_file_that_crashes_its_process_is_replaced_and_named(data, video_set, tmp_path, monkeypatch):
+def test_a_file_that_crashes_its_process_is_replaced_and_named(
+    data, video_set, tmp_path, monkeypatch, caplog
+):
     path = trouble(monkeypatch, data, video_set, tmp_path, 5, "crashes")
     data.workers, data.max_bad_fraction = 2, 0.1
     with train_batches(data, batch_size=6, seed=3) as batches:
@@ -131,6 +135,8 @@ def test_a_file_that_crashes_its_process_is_replaced_and_named(data, video_set, 
             (path, "the process that read it died: signal SIGKILL")
         ]
         assert batches.account.until(4)["replaced"] == {path: 2}
+    died = f"'{path}': the process that read it died: signal SIGKILL (perhaps memory ran out)"
+    assert caplog.text.count(died) >= 2  # each time, not only when the file is given up
     assert set(range(COUNT)) - {5} <= set(ids.tolist()) and 5 not in ids
 
 
@@ -253,6 +259,23 @@ def test_items_come_in_order_through_memory_that_is_used_again_and_errors_in_the
         assert [(i["index"], int(i["square"][0])) for i in items] == [(9, 81), (3, 9), (5, 25)]
 
 
+def test_processes_that_cannot_start_are_one_error_however_much_they_should_read(monkeypatch):
+    monkeypatch.setattr(workers, "_START", "raise SystemExit(3)")
+    with (
+        Workers([bytes(2**22)], 2, indices=[0]) as items,  # more than a pipe takes before somebody reads
+        pytest.raises(UserError, match="did not start .exit code 3.; what it printed says why"),
+    ):
+        next(items)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_job_stops_none_that_has_just_begun(number):
+    with Workers(list(range(10)), 2, indices=range(10)) as items:
+        for pid in items.processes():
+            os.kill(pid, number)
+        assert list(items) == list(range(10))  # none is given up as lost either
+
+
 def test_chunks_know_the_samples_that_were_planned(data):
     with train_batches(data, batch_size=8, seed=3, start_step=5) as batches:
         planned = batches._streams[0].chunks.planned(5)
@@ -266,6 +289,33 @@ def test_a_stopped_iterator_begins_anew(data):
         next(batches)
         batches.close()
         assert fingerprint(next(batches)) == first
+        assert batches.account.until(1)["replaced"] == {} and batches.telemetry()["bad_clips"] == 0
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_images_beside_videos_are_accounted_for_and_timed_apart(data, video_set, tmp_path, mixed):
+    """What a mean is over, and which samples are left out or replaced, is as clear of images as of videos."""
+    for i in range(6):
+        Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "2.png").write_text("no image")
+    (tmp_path / "images.csv").write_text("path\n" + "".join(f"{i}.png\n" for i in range(6)))
+    images = str(tmp_path / "images.csv")
+    data.images = {"sources": {"web": {"path": images}}} if mixed else images
+    data.image_batch, data.max_bad_fraction = 4, 0.5
+    with train_batches(data, batch_size=8, seed=0) as batches:
+        (tmp_path / "5.png").write_text("no image any more")
+        found = [next(batches) for _ in range(5)]
+        told, account = batches.telemetry(), batches.account.until(5)
+    assert batch_shapes(data, 8).items() <= {k: (v.shape, v.dtype) for k, v in found[0].items()}.items()
+    assert ("image_source" in batch_shapes(data, 8)) == mixed
+    timed = ("decode_ms", "transform_ms", "wait_ms", "bad_clips")
+    assert set(told) == {*timed, *(f"image_{name}" for name in timed)}
+    assert (told["bad_clips"], told["image_bad_clips"]) == (0, 4)
+    assert account["clips"] == 5 * (8 + 4) and account["replaced"] == {str(tmp_path / "5.png"): 4}
+    videos, pictures = account["sources"]
+    assert (videos["name"], pictures["name"]) == ("", "images web" if mixed else "images")
+    assert (pictures["listed"], pictures["planned"], pictures["times"]) == (6, 5, [4, 4])
+    assert pictures["left_out"] == {"cannot be read": 1}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import batch_shapes, train_batches
+from input_pipeline import batch_shapes, mixture, train_batches
 from input_pipeline.order import Order, Turns
 from vfm.errors import UserError
 
@@ -37,6 +37,11 @@ def mixed(data, video_set, tmp_path):
 
 def change(data, **options):
     data.train = {**data.train, **options}
+
+
+def weigh(data, **weights):
+    for name, weight in weights.items():
+        data.train["sources"][name]["weight"] = weight
 
 
 def rows_of(data, count, **options) -> dict[str, np.ndarray]:
@@ -98,10 +103,50 @@ def test_temperature_and_weights_change_the_shares(mixed):
     assert abs((rows_of(mixed, 8)["source"] == 0).mean() - 0.5) < 0.05
     change(mixed, temperature=2.0)  # sqrt(12) : sqrt(4)
     assert abs((rows_of(mixed, 8)["source"] == 0).mean() - 12**0.5 / (12**0.5 + 2)) < 0.06
-    mixed.train["sources"]["few"]["weight"] = ((0, 0.0), (3, 12.0), (6, 1e9))
+    weigh(mixed, many=12, few=((0, 0.0), (3, 12.0), (6, 1e9)))
     change(mixed, temperature=1.0)
     shares = (rows_of(mixed, 9)["source"] == 1).reshape(9, 8).mean(1)
     assert (shares[:3] == 0).all() and abs(shares[3:6].mean() - 0.5) < 0.1 and (shares[6:] == 1).all()
+
+
+def test_a_mixture_of_one_source_is_that_source_and_says_so(mixed):
+    (name, source), *_ = mixed.train["sources"].items()
+    mixed.train = {"sources": {name: source}}
+    batch = take(mixed, 1)[0]
+    assert batch["source"].tolist() == [0] * 8
+    shapes = {name: (array.shape, array.dtype) for name, array in batch.items()}
+    assert batch_shapes(mixed, 8) == shapes
+    mixed.train = source["path"]
+    alone = take(mixed, 1)[0]
+    assert fingerprint(alone) == fingerprint({k: v for k, v in batch.items() if k != "source"})
+
+
+@pytest.mark.parametrize("unit", ["row", "batch"])
+def test_a_linear_change_has_the_weights_of_every_step(mixed, unit):
+    """Against the sum of each step's own weights, over stretches in which they change; exact where nothing changes."""
+    steps, count = 200, 40  # of the change, and of the rows or batches of one step that are counted
+    batch = count if unit == "row" else 1
+    weigh(mixed, many=((0, 3.0), (steps, 1.0)), few=((0, 0.0), (steps // 2, 2.0), (steps, 1.0)))
+    change(mixed, unit=unit, change="linear")
+    with train_batches(mixed, batch_size=batch, seed=0) as batches:
+        order = batches._streams[0].chunks._mixture.order
+    at = np.arange(2 * steps)
+    many = np.interp(at, [0, steps], [3, 1])
+    few = np.interp(at, [0, steps // 2, steps], [0, 2, 1])
+    sources = order(np.arange(len(at) * batch))[0].reshape(len(at), batch)
+    off = np.cumsum((sources == 1).sum(1) - batch * few / (few + many))
+    assert np.abs(off).max() < 12 and np.abs(sources[: steps // 20] == 1).mean() < 0.05
+    numbers = [order.numbers(int(stop) * batch) for stop in (1, 77, 399)]
+    assert numbers == [np.bincount(sources[:stop].ravel(), minlength=2).tolist() for stop in (1, 77, 399)]
+
+
+def test_a_linear_change_may_be_as_long_as_a_run():
+    steps, table = mixture._stretches("k", [[(0, 1.0), (10**6, 9.0)], [(5, 1.0)]], [1, 1], ["a", "b"], True)
+    assert len(steps) == mixture._STAIRS + 6 and steps == sorted(set(steps)) and steps[-1] == 10**6
+    held = np.diff([*steps, 10**6 + 1])
+    exact = np.interp(np.arange(10**6), [0, 10**6], [1, 9])
+    assert np.abs(np.repeat(table[:, 0], held)[:-1] - exact).max() < 8 / mixture._STAIRS
+    assert abs((table[:-1, 0] * held[:-1]).sum() / exact.sum() - 1) < 1e-12 and (table[:, 1] == 1).all()
 
 
 def test_one_source_for_each_batch(mixed):
@@ -115,8 +160,8 @@ def test_one_source_for_each_batch(mixed):
 
 @pytest.mark.parametrize("unit", ["row", "batch"])
 def test_mixtures_depend_neither_on_hosts_nor_workers_nor_where_a_run_resumes(mixed, unit):
-    change(mixed, unit=unit)
-    mixed.train["sources"]["few"]["weight"] = ((0, 6.0), (2, 30.0))
+    change(mixed, unit=unit, change="linear")
+    weigh(mixed, many=12, few=((0, 6.0), (4, 30.0)))
     expected = [fingerprint(batch) for batch in take(mixed, 5)]
     mixed.workers = 2
     assert joined([take(mixed, 3, rows, start=2) for rows in (slice(0, 4), slice(4, 8))]) == expected[2:]
@@ -125,6 +170,7 @@ def test_mixtures_depend_neither_on_hosts_nor_workers_nor_where_a_run_resumes(mi
 def test_sources_have_recipes_and_media_of_their_own(mixed, tmp_path):
     pictures = {"path": str(tmp_path / "pictures"), "medium": "image", "weight": 12}
     mixed.train = {"sources": {**mixed.train["sources"], "pictures": pictures}}
+    weigh(mixed, many=12, few=4)
     rows = rows_of(mixed, 4)
     assert rows["video"].shape == (32, 4, 16, 16, 3) and set(rows["source"]) == {0, 1, 2}
     shown = rows["video"][rows["source"] == 2]
@@ -163,6 +209,8 @@ def test_bad_files_of_a_mixture_belong_to_their_source(mixed, tmp_path):
         (dict(unit="clip"), {}, r"data\.train\.unit='clip': expected one of row, batch"),
         (dict(temperature=0), {}, r"data\.train\.temperature=0: expected a number above 0"),
         (dict(temprature=1), {}, r"data\.train\.temprature: no key of a mixture"),
+        (dict(change="smooth"), {}, r"data\.train\.change='smooth': expected one of steps, linear"),
+        ({}, dict(weight=2.0), r"sources: many without 'weight'.*all sources a weight, or none .*12, 4"),
         ({}, dict(weight=-1), r"sources\.few\.weight=-1: expected a number of 0 or more"),
         ({}, dict(weight=((5, 1.0),)), r"sources\.few\.weight=.*begin with 0 and rise"),
         ({}, dict(weight=((0, 1.0), (0, 2.0))), r"sources\.few\.weight=.*begin with 0 and rise"),
@@ -180,7 +228,6 @@ def test_mistakes_are_named(mixed, options, entry, message):
 
 
 def test_weights_that_are_all_zero_are_an_error(mixed):
-    for source in mixed.train["sources"].values():
-        source["weight"] = ((0, 1.0), (7, 0.0))
+    weigh(mixed, many=((0, 1.0), (7, 0.0)), few=((0, 1.0), (7, 0.0)))
     with pytest.raises(UserError, match="weights of many, few are all 0 from step 7 on"):
         take(mixed, 1)

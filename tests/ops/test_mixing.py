@@ -128,5 +128,7 @@ def test_a_batch_split_over_devices_is_mixed_as_one():
 def test_impossible_options_are_refused():
     with pytest.raises(UserError, match="mode 'row'"):
         mixed(0, mode="row")
+    with pytest.raises(ValueError, match="video of uint8: expected floats"):  # shares would be rounded to 0
+        MIX(jax.random.key(0), VIDEO.astype(np.uint8), LABELS)
     with pytest.raises(UserError, match="one of them above 0"):
         mixed(0, mixup=0.0, cutmix=0.0)

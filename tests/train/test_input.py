@@ -13,6 +13,7 @@ import pytest
 from input_pipeline import write_mp4
 from vfm.train import sharding, train
 from vfm.train.feed import Feed
+from vfm.train.shown import Plan
 
 GOOD = [i for i in range(20) if i % 3 != 1 or i > 16]  # 1, 4, 7, 10, 13 and 16 are damaged
 STEPS = 10
@@ -147,6 +148,18 @@ def test_a_mixture_is_trained_on_by_the_shares_of_its_weights(config, tmp_path, 
         "data first: 4 samples, planned 1" in caplog.text
         and "all 70 clips were shown as planned" in caplog.text
     )
+
+
+def test_sources_whose_files_have_the_same_names_have_plans_of_their_own(tmp_path):
+    """Two folders of a mixture: the originals and smaller copies."""
+    names = [[f"{folder}/{i}.mp4" for i in range(3)] for folder in ("large", "small")]
+    bad = [np.array([True, False, False]), np.array([False, False, True])]
+    plan = Plan(tmp_path, goes_on=False)
+    made = [plan(lambda b=b: b, n) for n, b in zip(names, bad, strict=True)]
+    assert [found.tolist() for found in made] == [found.tolist() for found in bad]
+    again = Plan(tmp_path, goes_on=True)  # whatever became of the files, wherever they are now
+    kept = [again(lambda: np.ones(3, bool), [f"moved/{name}" for name in n]) for n in names]
+    assert [found.tolist() for found in kept] == [found.tolist() for found in bad]
 
 
 def test_batches_are_on_the_devices_before_a_step_asks_for_them():

@@ -37,6 +37,10 @@ def mix(
       switch: probability of CutMix, where there are both.
       mode: one draw for the "batch", one for each "pair" of rows, or one for each "elem".
     """
+    if not jnp.issubdtype(video.dtype, jnp.floating):
+        raise ValueError(
+            f"video of {video.dtype}: expected floats; clips are mixed after they are normalised"
+        )
     if mode not in MODES:
         raise UserError(f"mixing mode '{mode}': expected one of {', '.join(MODES)}")
     if mixup < 0 or cutmix < 0 or not (mixup or cutmix):
@@ -50,9 +54,7 @@ def mix(
         boxed[:, None, None, None, None], jnp.where(inside[:, None, :, :, None], other, video), faded
     )
     area = inside.mean((1, 2), dtype=jnp.float32)
-    kept = jnp.where(boxed, 1 - area, share)[:, None].astype(
-        labels.dtype
-    )  # of a box that was cut off at the edge
+    kept = jnp.where(boxed, 1 - area, share)[:, None].astype(labels.dtype)  # boxes may be cut off at the edge
     return mixed, labels * kept + labels[::-1] * (1 - kept)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class Plan:
     def __init__(self, workdir: str | Path, goes_on: bool):
         self.file = Path(workdir) / "plan.json"
         self._known = json.loads(self.file.read_text()) if goes_on and self.file.exists() else {}
+        self._asked: Counter[str] = Counter()
 
     def __call__(self, compute: Callable[[], np.ndarray], names: Sequence[str]) -> np.ndarray:
         """The bool [n] of the samples to leave out, which `compute` finds for a source that is new to the run."""
@@ -42,6 +44,9 @@ class Plan:
             for name in names:  # without folders: a set may move
                 digest.update(os.path.basename(name).encode("utf-8", "surrogateescape") + b"\0")
             key = digest.hexdigest()[:16]
+            self._asked[key] += 1
+            if (again := self._asked[key]) > 1:  # another folder of files with the same names
+                key = f"{key}-{again}"
             if key not in self._known:
                 self._known[key] = np.flatnonzero(compute()).tolist()
                 self.file.parent.mkdir(parents=True, exist_ok=True)
