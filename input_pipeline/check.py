@@ -100,13 +100,15 @@ def check(
 def unreadable(source: Source) -> dict[str, str]:
     """path -> reason, of the local files of a source that cannot be opened or whose first frame does not decode.
 
-    Files that were found out about before are not opened again, unless they have changed since. Of videos that are no
-    files of this machine, those count that their store knows to be absent.
+    Files that were found out about before are not opened again, unless they have changed since; those of samples on a
+    skip list are not opened at all. Of videos that are no files of this machine, those count that their store knows to
+    be absent.
     """
     store = source.store
+    asked = [i for i in range(len(source)) if i not in source.skipped]
     if not isinstance(store, Files):
-        return {source.paths[i]: why for i, why in store.missing(range(len(source))).items()}
-    index_of = dict(zip(reversed(source.paths), range(len(source) - 1, -1, -1), strict=True))
+        return {source.paths[i]: why for i, why in store.missing(asked).items()}
+    index_of = {source.paths[i]: i for i in reversed(asked)}
     stamps = {path: stamp for path, i in index_of.items() if (stamp := store.stamp(i))}
     bad = {
         source.paths[i]: why

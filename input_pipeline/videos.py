@@ -59,8 +59,8 @@ class BadFiles:
             return
         self.add_all({path: reason})
 
-    def add_all(self, found: dict[str, str]) -> None:
-        """Notes files that give nothing. Raises as `add` does."""
+    def add_all(self, found: dict[str, str], more: str = "") -> None:
+        """Notes files that give nothing; `more` says that there may be others. Raises as `add` does."""
         self.reasons |= {path: reason for path, reason in found.items() if path not in self.reasons}
         if len(self.reasons) > self._most * self._count:
             some = "; ".join(f"{path}: {reason}" for path, reason in list(self.reasons.items())[:3])
@@ -68,9 +68,10 @@ class BadFiles:
                 first = self._source.where(self._names.index(next(iter(self.reasons))))
                 some += f" (the first is {first})"
             raise UserError(
-                f"{self._source.key}='{self._source.name}': {len(self.reasons)} of {self._count} files give no frames, "
-                f"data.max_bad_fraction={self._most} allows {int(self._most * self._count)}: {some}; mend them, take "
-                f"them out of the set, check data.root, or raise data.max_bad_fraction"
+                f"{self._source.key}='{self._source.name}': {more}{len(self.reasons)} of {self._count} files give no frames, "
+                f"data.max_bad_fraction={self._most} allows {int(self._most * self._count)}: {some}; check data.root, "
+                f"leave them out by data.skip (python -m scripts.validate_data lists them with their reasons), or raise "
+                f"data.max_bad_fraction"
             )
 
 
@@ -109,7 +110,8 @@ class Videos:
         source = open_source(spec, data.root, key, column, medium, data.get("skip", ""))
         self.source = source = replace(source, decoder=decoder)
         self.bad = BadFiles(source, most)
-        self._look_for_files()
+        check = training and bool(data.get("check", True))
+        self._look_for_files(more="at least " if check else "")
         self.texts = open_texts(data, source, most if training else 1.0, required=training)
         self.cache: Cache | None = None
         if data.cache and source.spans is not None:
@@ -122,7 +124,7 @@ class Videos:
         self.usable: np.ndarray | None = None
         self.left_out: dict[str, int] = {}
         if training:
-            self._leave_out(bool(data.get("check", True)), share)
+            self._leave_out(check, share)
         elif self.cache is not None:
             self.bad.add_all(self.cache.bad)
 
@@ -133,7 +135,8 @@ class Videos:
         """The samples at places among those that training draws from."""
         return places if self.usable is None else self.usable[places]
 
-    def _look_for_files(self) -> None:
+    def _look_for_files(self, more: str) -> None:
+        """Notes those that are not there, before the time is spent that opening all takes."""
         source, step = self.source, -(-len(self.source) // _FILES_LOOKED_FOR)
         index_of = {source.paths[i]: i for i in range(0, len(source), step) if i not in source.skipped}
         missing = source.store.missing(index_of.values())
@@ -143,8 +146,7 @@ class Videos:
                 f"{source.key}='{source.name}': none of its files is there, e.g. {source.paths[first]}: {reason} "
                 f"({source.where(first)}); set data.root to the folder that the paths in it are relative to"
             )
-        for index, reason in missing.items():
-            self.bad.add(source.clip_name(index), reason)
+        self.bad.add_all({source.clip_name(index): reason for index, reason in missing.items()}, more)
 
     def _leave_out(self, check: bool, share: Share | None) -> None:
         """Finds out which samples training draws from."""
@@ -154,10 +156,9 @@ class Videos:
 
         def bad() -> np.ndarray:
             reasons = self.cache.bad if self.cache is not None else unreadable(source) if check else {}
-            names = (source.clip_name(i) for i in range(count) if source.paths[i] in reasons)
-            paths = (path for path in source.paths if path in reasons)
-            self.bad.add_all({name: reasons[path] for name, path in zip(names, paths, strict=True)})
-            return np.fromiter((path in reasons for path in source.paths), bool, count) & ~skipped
+            which = np.fromiter((path in reasons for path in source.paths), bool, count) & ~skipped
+            self.bad.add_all({source.clip_name(i): reasons[source.paths[i]] for i in np.flatnonzero(which)})
+            return which
 
         unusable = bad() if share is None else share(bad, source.paths)
         silent = np.zeros(count, bool)

@@ -95,6 +95,21 @@ def test_samples_of_a_skip_list_are_left_out_and_named(data, tmp_path):
         assert batches.account.until(1)["sources"][0]["left_out"] == {"left out by data.skip": 1}
 
 
+def test_bad_files_of_a_skip_list_count_as_skipped_not_as_bad(third_damaged, tmp_path):
+    bad = (1, 4, 7, 10, 13, 16)
+    third_damaged.max_bad_fraction = 0.01
+    with pytest.raises(UserError, match=r"at least 1 of 20 files .* data.skip \(python -m scripts.validate_data"):
+        train_batches(third_damaged, batch_size=7, seed=1)
+    third_damaged.skip = str(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text("path,reason\n" + "".join(f"{i}.mp4,damaged\n" for i in bad))
+    with train_batches(third_damaged, batch_size=7, seed=1) as batches:
+        assert batches.num_examples == 14
+        assert {entry["reason"] for entry in batches.bad_files} == {"left out by data.skip: damaged"}
+    (tmp_path / "bad.csv").write_text("path,reason\n" + "".join(f"{i}.mp4,damaged\n" for i in bad[1:]))
+    with pytest.raises(UserError, match=": 1 of 20 files give no frames"):
+        train_batches(third_damaged, batch_size=7, seed=1)
+
+
 def test_several_processes_leave_out_what_the_first_one_does(third_damaged):
     shared = np.zeros(20, bool)
     shared[[2, 5]] = True
