@@ -68,10 +68,10 @@ class BadFiles:
                 first = self._source.where(self._names.index(next(iter(self.reasons))))
                 some += f" (the first is {first})"
             raise UserError(
-                f"{self._source.key}='{self._source.name}': {more}{len(self.reasons)} of {self._count} files give no frames, "
-                f"data.max_bad_fraction={self._most} allows {int(self._most * self._count)}: {some}; check data.root, "
-                f"leave them out by data.skip (python -m scripts.validate_data lists them with their reasons), or raise "
-                f"data.max_bad_fraction"
+                f"{self._source.key}='{self._source.name}': {more}{len(self.reasons)} of {self._count} files give no "
+                f"frames, data.max_bad_fraction={self._most} allows {int(self._most * self._count)}: {some}; check "
+                f"data.root, leave them out by data.skip (python -m scripts.validate_data lists them with their "
+                f"reasons), or raise data.max_bad_fraction"
             )
 
 

@@ -98,7 +98,9 @@ def test_samples_of_a_skip_list_are_left_out_and_named(data, tmp_path):
 def test_bad_files_of_a_skip_list_count_as_skipped_not_as_bad(third_damaged, tmp_path):
     bad = (1, 4, 7, 10, 13, 16)
     third_damaged.max_bad_fraction = 0.01
-    with pytest.raises(UserError, match=r"at least 1 of 20 files .* data.skip \(python -m scripts.validate_data"):
+    with pytest.raises(
+        UserError, match=r"at least 1 of 20 files .* data.skip \(python -m scripts.validate_data"
+    ):
         train_batches(third_damaged, batch_size=7, seed=1)
     third_damaged.skip = str(tmp_path / "bad.csv")
     (tmp_path / "bad.csv").write_text("path,reason\n" + "".join(f"{i}.mp4,damaged\n" for i in bad))

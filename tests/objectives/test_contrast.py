@@ -218,6 +218,14 @@ def test_visible_tokens_are_aligned_with_a_teacher_in_the_same_pass(pairs, follo
     np.testing.assert_allclose(metrics["uta"][0], expected, rtol=1e-5)
 
 
+def test_samples_of_one_number_in_several_sources_are_several_samples(pairs):
+    batch = pairs.batch()
+    batch["id"], batch["source"] = jnp.array([5, 5, 5, 2**30] + [5] * (len(batch["id"]) - 4)), batch["id"] * 0
+    batch["source"] = batch["source"].at[1].set(1)
+    same = np.asarray(objectives.build(pairs.config(positives="id"))._media(batch)["video"]["positive"])
+    assert same[0] == same[2] and len({int(same[0]), int(same[1]), int(same[3])}) == 3
+
+
 def test_an_image_is_never_the_video_of_its_number(pairs):
     batch = pairs.batch(images=4)
     batch["image_id"] = batch["id"][:4]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vfm.errors import UserError
+from vfm.objectives import masked
 from vfm.train import config as configs
 from vfm.train import dry_run, train
 
@@ -68,15 +69,20 @@ def test_a_second_medium_has_its_own_number_of_rows_on_the_devices(tmp_path):
     seen = {}
 
     class Looking(Regression):
+        images = True
+
         def loss(self, params, extra, batch, *rest):
             seen.update({name: array.shape for name, array in batch.items()})
             return super().loss(params, extra, batch, *rest)
 
     train(make_config(total_steps=1), tmp_path, objective=Looking(), batches=batches)
     assert seen["image"] == (4, 2) and seen["x"] == (8, 6)
+    with pytest.raises(UserError, match="data.images='': objective 'masked' learns from videos only"):
+        train(make_config(total_steps=1), tmp_path / "other", objective=Regression(), batches=batches)
 
 
-def test_a_dry_run_knows_the_shapes_of_text_and_images():
+def test_a_dry_run_knows_the_shapes_of_text_and_images(monkeypatch):
+    monkeypatch.setattr(masked, "images", True, raising=False)
     config = make_config(**(BYTES | {"data.image_batch": 4, "data.images": "x.csv", "batch_size": 2}))
     config.data.frames, config.data.size, config.data.text.length = 2, 16, 12
     config.model.encoder.update(

@@ -6,6 +6,7 @@ An objective is pure and has
   after_update(params) -> params             optional: clamps and normalisations after an optimiser step
   settle(params, extra, teacher) -> params   optional: parameters that follow from others than gradients (averages)
   contrasts: bool                            optional: whether the loss compares the samples of a batch with each other
+  images: bool                               optional: whether it learns from `image` (`data.images`) too
 where metrics are (sum, weight) pairs and `extra` holds what is neither learned nor constant.
 """
 

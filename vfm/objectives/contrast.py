@@ -29,6 +29,7 @@ from vfm.objectives.words import sized, special_words
 KINDS = ("infonce", "sigmoid")
 LOSSES = ("vtc", "vtm", "mlm", "uta")
 SAMPLE = ("id", "clip")  # keys of a batch that tell one sample, and with it its randomness, from another
+_SOURCES = 8191  # of a mixture, more than there are; odd, so that products that overflow stay apart
 
 
 class Pairs(NamedTuple):
@@ -48,6 +49,8 @@ class contrast:  # noqa: N801 - parts are named as configs write them
     Batches hold `video`, `id`, `text`, `text_mask`, and may hold a second medium, `image` [Bi,1,S,S,3] with
     `image_text`, `image_text_mask`: its pairs join the same contrast.
     """
+
+    images = True
 
     def __init__(self, config: Any):
         self.mean, self.std = tuple(config.data.mean), tuple(config.data.std)
@@ -198,7 +201,7 @@ class contrast:  # noqa: N801 - parts are named as configs write them
                 f"config.objective.positives='{positives}' is no key of the batch, which has {', '.join(sorted(batch))}"
             )
         if positives:
-            media["video"]["positive"] = batch[positives]
+            media["video"]["positive"] = _identity(batch, positives)
         if "image" in batch:
             rows = len(batch["image"])
             media["image"] = dict(
@@ -206,7 +209,7 @@ class contrast:  # noqa: N801 - parts are named as configs write them
             )
             media["image"]["id"] = batch.get("image_id", jnp.arange(rows, dtype=jnp.int32))
             if positives:
-                same = batch[f"image_{positives}"]
+                same = _identity(batch, positives, "image_")
                 # Both sources number their samples from 0: an image is never the video of its number.
                 media["image"]["positive"] = -1 - same if positives == "id" else same
         return media
@@ -359,6 +362,13 @@ class contrast:  # noqa: N801 - parts are named as configs write them
 
 def _mask(part: Any) -> Mask | None:
     return parts.build(part, "vfm.masking") if part else None
+
+
+def _identity(batch: dict[str, Array], key: str, medium: str = "") -> Int[Array, " B"]:
+    """What is equal in pairs that are positives of each other: ids are of samples of one source of a mixture."""
+    if key == "id" and f"{medium}source" in batch:
+        return batch[f"{medium}id"] * _SOURCES + batch[f"{medium}source"]
+    return batch[medium + key]
 
 
 def _repeated(video: UInt8[Array, "B T H W C"], tubelet: int) -> UInt8[Array, "B T H W C"]:

@@ -46,6 +46,11 @@ class together:  # noqa: N801 - parts are named as configs write them
         """Whether one of them compares the samples of a batch with each other."""
         return any(getattr(objective, "contrasts", False) for objective in self.objectives.values())
 
+    @property
+    def images(self) -> bool:
+        """Whether one of them learns from images beside the videos."""
+        return any(getattr(objective, "images", False) for objective in self.objectives.values())
+
     def init(self, rng: PRNGKeyArray, batch: dict[str, Any]) -> tuple[dict, dict]:
         """Parameters of all objectives, shared ones as the first makes them; extra state by objective.
 

@@ -36,6 +36,11 @@ class Program:
     ):
         self.objective = objective or objectives.build(config)
         _check_accumulation(config, self.objective)
+        if "image" in batch and not getattr(self.objective, "images", False):
+            raise UserError(
+                f"config.data.images='{config.data.images}': objective '{config.objective.name}' learns from videos "
+                f"only; leave data.images and data.image_batch out"
+            )
         self.schedule = schedules.build(config, total, examples)
         rng = jax.random.key(config.seed)
         params, _ = jax.eval_shape(self.objective.init, rng, batch)
