@@ -82,7 +82,8 @@ def toy(config: ConfigDict) -> ConfigDict:
     for part in (config.model.text, config.model.lm, config.model.connector):
         shrink(part)
     if "fusion_layer" in config.model.text:
-        config.model.text.fusion_layer = 1
+        small = dict(width=32, depth=2, heads=2, mlp_dim=64, fusion_layer=1, vocab_size=300)
+        config.model.text.update(small)  # the keys need not be there: some configs give a size alone
         config.objective.mask_id, config.objective.special_ids = 3, (0, 1, 2)
     if "heads" in config.objective:
         shrink_distillation(config)
