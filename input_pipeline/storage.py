@@ -251,7 +251,9 @@ def first_of(path: str) -> str:
 def _find(pattern: str) -> list[str]:
     if is_remote(pattern):
         system, name = filesystem(pattern)
-        found = [system.unstrip_protocol(path) for path in attempt(lambda: system.glob(name))]
+        # Written as the pattern is: some file systems give their names with another number of slashes.
+        begin = pattern.removesuffix(name.lstrip("/"))
+        found = [begin + path.lstrip("/") for path in attempt(lambda: system.glob(name))]
     else:
         import glob
 

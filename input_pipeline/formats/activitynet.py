@@ -31,7 +31,7 @@ def detect(document: Document) -> bool:
 
 def _database(document: Document) -> dict[str, Any]:
     """{video: what is known about it}."""
-    below = document.json.get("database")
+    below = document.json.get("database") if isinstance(document.json, dict) else None
     return below if isinstance(below, dict) and below else document.entries
 
 

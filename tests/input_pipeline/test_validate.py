@@ -78,7 +78,7 @@ def test_a_prepared_set_can_be_validated(damaged, tmp_path):
     [
         (["--out", "nowhere/b.csv"], "there is no folder 'nowhere'"),
         (["--out", "."], "is a folder"),
-        (["--out", "b.csv", "--timeout", "0"], "--timeout more than 0"),
+        (["--out", "b.csv", "--timeout", "0"], "--timeout 0: expected more than 0"),
     ],
 )
 def test_mistakes_are_one_line(video_set, words, expected):
