@@ -49,7 +49,9 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
         known = {field, "conversations", column, *_CAPTIONS, *_TIMES}
         others.append({name: value for name, value in item.items() if name not in known})
     if not all(turns):  # what was said stands for captions
-        check_column(column, dict.fromkeys(name for _, item, _ in each(document) for name in item), str(document))
+        check_column(
+            column, dict.fromkeys(name for _, item, _ in each(document) for name in item), str(document)
+        )
     columns = _columns(others) | {"path": paths}
     numbers = [number for number, _ in document.items]
     found = table.of_columns(document, options, columns, numbers)
