@@ -21,8 +21,8 @@ import input_pipeline
 from eval import controls
 from eval.encoder import FrozenEncoder
 from eval.feature_set import FeatureSet
-from eval.progress import Bar
 from eval.sources import check_single, data_config
+from input_pipeline.progress import Progress
 from input_pipeline.spec import Spec
 from input_pipeline.storage import digest
 from vfm import models, ops
@@ -118,7 +118,7 @@ def _fill(
     """One pass over the data through all encoders, with the clips under a control."""
     writers: dict[str, dict[str, _Writer]] = {e.name: {} for e in encoders}
     kept: dict[str, list[np.ndarray]] = {}
-    bar = Bar(batches.num_examples, title, "clips", quiet)
+    bar = Progress(batches.num_examples, title, "clips", quiet)
     for number, batch in enumerate(batches, 1):
         valid = np.asarray(batch["mask"]) > 0
         for key, value in batch.items():

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from eval import controls, knn, labels, results
 from eval.feature_set import FeatureSet
 from eval.probes import Head, Outcome, Split, probe
-from eval.progress import Bar
+from input_pipeline.progress import Progress
 from vfm.errors import UserError
 
 PROBES = ("linear", "attentive", "knn")
@@ -219,7 +219,7 @@ def run(
     rows, confusions, notes = [], {}, []
     tasks = {e: {t: make_task(t, sets) for t in config.tasks} for e, sets in features.items()}
     todo = [(e, *p) for e in features for p in plan(config)]
-    bar = Bar(len(todo), "probes", "probes", quiet)
+    bar = Progress(len(todo), "probes", "probes", quiet)
     for number, (encoder, task_name, name, budget) in enumerate(todo):
         task = tasks[encoder][task_name]
         title = f"{encoder} {task_name} {name} {budget}"

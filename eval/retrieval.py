@@ -11,10 +11,10 @@ from eval import controls, sources, text_clips
 from eval.metrics import published, ranks, retrieval
 from eval.metrics.ranks import Ranks
 from eval.model import Model, padded
-from eval.progress import Bar
 from eval.text_clips import Clips, row, standard_error
 from input_pipeline.chunks import EvaluationChunks, Videos
 from input_pipeline.clips import Recipe
+from input_pipeline.progress import Progress
 from vfm.errors import UserError
 
 TIES = (*ranks.TIES, "frozen")
@@ -195,7 +195,7 @@ def _reranked(
     order = sorted(pairs, key=lambda pair: (pair[1], pair[0]))
     clip_of = _ClipsAgain(model, clips, config, control)
     scores = np.full(similarity.shape, np.nan)
-    bar = Bar(len(order), f"{model.name}, {control}: matching", "pairs", quiet)
+    bar = Progress(len(order), f"{model.name}, {control}: matching", "pairs", quiet)
     for first in range(0, len(order), config.batch_size):
         part = order[first : first + config.batch_size]
         ids_of, mask, _ = model.rows([texts[n] for n, _ in part])

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 import input_pipeline
 from eval import controls, sources
 from eval.model import Model
-from eval.progress import Bar
 from input_pipeline import Source
+from input_pipeline.progress import Progress
 from input_pipeline.spec import Spec
 from input_pipeline.text import has_words
 from vfm.errors import UserError
@@ -100,7 +100,7 @@ def batches(
     """(video [B,V,T,H,W,3], ids, which rows count) of all batches; unreadable clips do not count and are noted."""
     data = sources.data_config(model.config, clips.spec, config.data.root, config.data)
     title = title or f"clips through {model.name}"
-    bar = Bar(len(clips.source), title, "clips", quiet)
+    bar = Progress(len(clips.source), title, "clips", quiet)
     chosen = np.zeros(len(clips.source), bool)
     chosen[clips.chosen] = True
     with input_pipeline.eval_batches(

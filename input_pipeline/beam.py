@@ -29,8 +29,8 @@ RUNNERS = {
 _PLAN = ".plan.pickle"
 
 
-def run_beam(plan: Plan, out: Path, runner: str, options: Sequence[str] = (), seconds: float = 0.0) -> None:
-    """Prepares a source in a folder with Apache Beam, or goes on where an earlier run was ended.
+def run_beam(plan: Plan, out: Path, runner: str, options: Sequence[str] = (), seconds: float = 0.0) -> bool:
+    """Prepares a source in a folder with Apache Beam, or goes on; False = it was complete already.
 
     Args:
       plan: what.
@@ -53,7 +53,7 @@ def run_beam(plan: Plan, out: Path, runner: str, options: Sequence[str] = (), se
     out = Path(os.path.abspath(out))
     with prepare.alone(out):
         if not prepare.begin(plan, out):
-            return
+            return False
         settings = PipelineOptions([f"--runner={RUNNERS.get(runner, runner)}", *options])
         settings.view_as(SetupOptions).save_main_session = False
         place = out / _PLAN
@@ -70,6 +70,7 @@ def run_beam(plan: Plan, out: Path, runner: str, options: Sequence[str] = (), se
                 made | "count" >> beam.CombineGlobally(sum) | "make a set" >> beam.Map(finish, os.fspath(out))
         finally:
             place.unlink(missing_ok=True)
+    return True
 
 
 def make_one(shard: int, out: str, seconds: float) -> Iterator[int]:

@@ -32,6 +32,7 @@ SEEK_GAP = 4  # frames that are decoded and dropped rather than sought over
 # sought in inexactly, and some decoders find the order of presentation only where they see every frame.
 _WAYS = ((0.0, True), (10.0, False), (None, False))
 _TOLERANCE = 1e-6  # seconds, of times that were rounded
+_SAME_RATE = 0.01  # share by which rates differ that are the same but for rounded times
 
 VideoFile = str | os.PathLike | bytes | BinaryIO
 
@@ -120,8 +121,17 @@ class Video:
 
     @property
     def fps(self) -> float:
-        """Average frames a second as the header states it, 0 where it does not."""
-        return self._container.fps
+        """Average frames a second as the header states it, 0 where it does not.
+
+        Where the header has no more to say than how fast its clock ticks (1000 a second in FLV and Matroska), by the
+        times of the frames.
+        """
+        stated = self._container.fps
+        if stated and abs(stated * self._container.stream.time_base - 1) < _TOLERANCE:
+            last = float(self.times[-1])
+            shown = (self.num_frames - 1) / last if last else stated
+            return shown if abs(shown / stated - 1) > _SAME_RATE else stated
+        return stated
 
     @property
     def codec(self) -> str:
@@ -155,8 +165,9 @@ class Video:
             return (times - times[0]) * float(self._container.stream.time_base)
         if self._counted is not None and len(self._counted) == listing.num_frames:
             return self._counted
-        if self.fps or listing.num_frames == 1:
-            return np.arange(listing.num_frames) / (self.fps or 1.0)
+        stated = self._container.fps
+        if stated or listing.num_frames == 1:
+            return np.arange(listing.num_frames) / (stated or 1.0)
         raise BadVideo(self.path, "its frames have no times, so that no part of it can be found")
 
     @property

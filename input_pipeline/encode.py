@@ -17,8 +17,22 @@ from jaxtyping import UInt8
 from input_pipeline.atomic import appearing
 from input_pipeline.packets import Stream
 from vfm.errors import UserError
+from vfm.parts import nearest
 
 CODECS = ("h264", "hevc", "mjpeg")
+# Of x264 and x265 alike, from the fastest to the one that searches longest.
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
 _CLOCK = 90_000  # units of time in a second, which MPEG has always counted in
 # Of x264: one thread, and no macroblock tree, whose vectorised code reads memory that nobody has written.
 _SAME_BYTES = {"threads": "1", "mbtree": "0"}
@@ -38,7 +52,7 @@ class Encoding:
       gop: frames from one key frame to the next; 1 = every frame is one.
       crf: constant rate factor of x264 and x265, quantiser (2 best ... 31) of mjpeg.
       codec: "h264", "hevc" (a third smaller, slower) or "mjpeg" (every frame a key frame).
-      preset: of x264 and x265.
+      preset: of x264 and x265, one of PRESETS.
     """
 
     short_side: int = 256
@@ -49,13 +63,13 @@ class Encoding:
     preset: str = "veryfast"
 
     def __post_init__(self):
-        if self.codec not in CODECS:
-            raise UserError(f"codec '{self.codec}': expected one of {', '.join(CODECS)}")
-        if self.short_side < 0 or self.fps < 0 or self.gop < 1 or not 0 <= self.crf <= 51:
-            raise UserError(
-                f"short_side {self.short_side}, fps {self.fps:g}, gop {self.gop}, crf {self.crf}: expected a short "
-                f"side and fps of 0 (keep) or more, a gop of 1 or more, a crf of 0 ... 51"
-            )
+        for name, known in (("codec", CODECS), ("preset", PRESETS)):
+            if (word := getattr(self, name)) not in known:
+                raise UserError(f"{name} '{word}'{nearest(word, known)}: expected one of {', '.join(known)}")
+        for name, least, most in (("short_side", 0, ""), ("fps", 0, ""), ("gop", 1, ""), ("crf", 0, 51)):
+            value = getattr(self, name)
+            if not least <= value <= (most or value):
+                raise UserError(f"{name} {value:g}: expected {least} {f'... {most}' if most else 'or more'}")
         if self.codec == "mjpeg" and not 2 <= self.crf <= 31:
             raise UserError(f"crf {self.crf}: of mjpeg it is the quantiser; expected 2 (best) ... 31")
 

@@ -39,8 +39,8 @@ def read_folder(folder: Path | RemotePath, key: str, medium: str, labels: str = 
         return Table(plain)
     if not classes:
         raise UserError(
-            f"{key}='{folder}': the folder holds no {medium}s; expected {medium} files or one subfolder of {medium}s "
-            f"for each class (endings known: {' '.join(sorted(suffixes))}), or format='frames' for folders of frames"
+            f"{key}='{folder}': the folder holds no {medium}s{_others(folder, key, medium)}; expected {medium} files "
+            f"or one subfolder of {medium}s for each class (endings known: {' '.join(sorted(suffixes))})"
         )
     if classes.keys() <= _SPLITS:
         raise UserError(
@@ -62,6 +62,21 @@ def read_folder(folder: Path | RemotePath, key: str, medium: str, labels: str = 
         labels={"label": np.repeat(np.array([names.index(name) for name in classes], np.int32), counts)},
         label_names={"label": names},
     )
+
+
+def _others(folder: Path | RemotePath, key: str, medium: str) -> str:
+    """What a folder without any of one medium holds of the other, and how to ask for that."""
+    other = "image" if medium == "video" else "video"
+    count = sum(_suffix(file) in SUFFIXES[other] for file in storage.files_below(folder))
+    if not count:
+        return ""
+    typed = key.startswith("SPEC")  # on a command line
+    asked = f"--medium {other}" if typed else "data.images" if other == "image" else "data.train"
+    advice = f"{asked} takes them as they are"
+    if other == "image":
+        frames = "--set format=frames" if typed else "a mapping with format='frames'"
+        advice += f", {frames} each folder of them as a video"
+    return f", but {count:,} {other}{'s' if count > 1 else ''}: {advice}"
 
 
 def _parts(folder: Path | RemotePath, file: str) -> list[str]:

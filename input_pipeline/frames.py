@@ -4,8 +4,9 @@ T frames, H height, W width, C = 3 channels.
 """
 
 import bisect
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Self
 
 import numpy as np
@@ -52,6 +53,12 @@ class StoredFrames:
         pass
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first frame."""
+        with self._image(0) as image:
+            return image.size
+
+    @property
     def times(self) -> Sequence[float] | None:
         """Seconds of each frame, None where they are not known."""
         return [i / self.fps for i in range(self.num_frames)] if self.fps else None
@@ -91,15 +98,19 @@ class StoredFrames:
 
         found: dict[int, np.ndarray] = {}
         for place in sorted(set(places)):
-            try:
-                with Video(self._load(place), f"{self.path}, frame {place}") as image:
-                    found[place] = image.read([0], once if window_of else None)[0]
-            except BadVideo as error:
-                raise BadVideo(self.path, f"frame {place}: {error.reason}") from error
-            except OSError as error:
-                raise BadVideo(
-                    self.path, f"frame {place} cannot be read ({error.strerror or error})"
-                ) from error
+            with self._image(place) as image:
+                found[place] = image.read([0], once if window_of else None)[0]
         if len({frame.shape for frame in found.values()}) > 1:
             raise BadVideo(self.path, "its images have several sizes")
         return np.stack([found[place] for place in places])
+
+    @contextlib.contextmanager
+    def _image(self, place: int) -> Iterator[Video]:
+        """The image of a frame, open; what is wrong with it is said of the video."""
+        try:
+            with Video(self._load(place), f"{self.path}, frame {place}") as image:
+                yield image
+        except BadVideo as error:
+            raise BadVideo(self.path, f"frame {place}: {error.reason}") from error
+        except OSError as error:
+            raise BadVideo(self.path, f"frame {place} cannot be read ({error.strerror or error})") from error

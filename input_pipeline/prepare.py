@@ -96,13 +96,14 @@ def begin(plan: Plan, out: Path) -> bool:
     for file, what in ((records.MANIFEST, "a prepared set"), (records.PLAN, "an unfinished preparation")):
         if (out / file).exists():
             try:
-                found = json.loads((out / file).read_text())["digest"]
+                found = json.loads((out / file).read_text())
+                same = found["digest"] == digest
             except (ValueError, KeyError, TypeError):
-                found = "damaged"
-            if found != digest:
+                found, same = None, False
+            if not same:
                 raise UserError(
-                    f"--out='{out}': holds {what} of another source or made in another way; choose another folder, or "
-                    f"remove this one"
+                    f"--out='{out}': holds {what} that is not this one ({_difference(found, plan)}); choose another "
+                    f"folder, or remove this one"
                 )
             if file == records.MANIFEST:
                 _remove_notes(plan, out)
@@ -113,8 +114,27 @@ def begin(plan: Plan, out: Path) -> bool:
             return True
     if others := sorted(name for name in os.listdir(out) if name != _LOCK and not is_partial(name)):
         raise UserError(f"--out='{out}': is not empty ('{others[0]}'); choose a new folder")
-    records.write_text(out / records.PLAN, json.dumps({"format": records.FORMAT, "digest": digest}) + "\n")
+    asked = {"format": records.FORMAT, "digest": digest} | _asked(plan)
+    records.write_text(out / records.PLAN, json.dumps(asked) + "\n")
     return True
+
+
+def _asked(plan: Plan) -> dict[str, Any]:
+    """What a plan and a manifest say alike about what was asked for."""
+    return dict(recipe=plan.recipe(), shard_size=plan.shard_size, samples=len(plan.source))
+
+
+def _difference(found: dict[str, Any] | None, plan: Plan) -> str:
+    """What a plan or manifest says that `plan` does not."""
+    if not isinstance(found, dict):
+        return "its description is damaged"
+    flat = [some.get("recipe", {}) | some for some in (found, _asked(plan))]
+    for name in ("as_is", *plan.recipe(), "shard_size", "samples"):
+        there, here = (some.get(name) for some in flat)
+        if there != here:
+            there, here = ("not given" if value is None else value for value in (there, here))
+            return f"{name} is {there} there and {here} here"
+    return "its videos, labels or captions are others"
 
 
 def unfinished(plan: Plan, out: Path, done: Done = lambda note: None) -> list[int]:
@@ -131,8 +151,8 @@ def unfinished(plan: Plan, out: Path, done: Done = lambda note: None) -> list[in
 
 def prepare(
     plan: Plan, out: Path, workers: int = 0, seconds: float = 0.0, done: Done = lambda note: None
-) -> None:
-    """Prepares a source in a folder, or goes on where an earlier run was ended.
+) -> bool:
+    """Prepares a source in a folder, or goes on where an earlier run was ended; False = it was complete already.
 
     Args:
       plan: what.
@@ -147,7 +167,7 @@ def prepare(
     """
     with alone(out):
         if not begin(plan, out):
-            return
+            return False
         shards = unfinished(plan, out, done)
         numbers = [number for shard in shards for number in plan.members(shard)]
         count = max(1, min(workers or os.cpu_count() or 1, len(numbers)))
@@ -155,6 +175,7 @@ def prepare(
             for shard in shards:
                 make_shard(plan, out, shard, itertools.islice(packed, len(plan.members(shard))), done)
         finish(plan, out)
+    return True
 
 
 @contextlib.contextmanager
@@ -208,13 +229,11 @@ def finish(plan: Plan, out: Path) -> dict[str, Any]:
         version=records.VERSION,
         source=os.path.basename(plan.source.name.rstrip("/")),
         digest=plan.digest(),
-        recipe=plan.recipe(),
+        **_asked(plan),
         made_with={"av": importlib.metadata.version("av")},
-        samples=len(index),
         **totals,
         bad=len(bad),
         damaged=len(damaged),
-        shard_size=plan.shard_size,
         shards=[{key: note[key] for key in ("file", "bytes", "sha256")} for note in notes],
         columns=plan.columns(),
         label_names=plan.source.label_names,

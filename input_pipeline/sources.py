@@ -37,7 +37,7 @@ from input_pipeline.joined import join_tables
 from input_pipeline.labels import Labels
 from input_pipeline.media import Files, Media, OpenVideo
 from input_pipeline.skips import skipped
-from input_pipeline.spec import Spec, resolve
+from input_pipeline.spec import Spec, absent, describe, resolve
 from input_pipeline.storage import RemotePath
 from input_pipeline.stores.base import Request
 from input_pipeline.stores.frames import FRAME_OPTIONS, FrameFolders
@@ -82,6 +82,7 @@ class Source:
       skipped: index -> reason, of the samples that are left out of training and counted as bad in an evaluation.
       media: what opens the videos; None = they are the files `paths`. Otherwise `paths` are the names that it gives.
       decoder: the library that decodes videos that are files, see `backends`.
+      format: what it was read as: "folder", "files", or a name of `formats` or `stores`.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Source:
     media: Media | None = None
     skipped: Mapping[int, str] = field(default_factory=dict)
     decoder: str = "pyav"
+    format: str = "files"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -170,7 +172,10 @@ def open_source(
         raise UserError(f"{key} is not set; give a CSV file or a folder of {medium}s")
     options = resolve(spec, key)
     if "sources" in options:
-        raise UserError(f"{key} is a mixture of {', '.join(options['sources'])}; expected one source here")
+        parts = ", ".join(f"{name} ({describe(part)})" for name, part in options["sources"].items())
+        raise UserError(
+            f"{key} is a mixture of {parts}; expected one source here: give each of them by itself"
+        )
     path = storage.place(options.pop("path"))
     root = str(options.pop("root", "") or root)
     given = dict(options)
@@ -206,7 +211,7 @@ def _open(
     name = options.pop("format", "auto")
     if store := stores.find(str(path), name):
         table, media = stores.read(store, Request(str(path), options, key, column, medium, root))
-        return replace(_source(table), media=media)
+        return replace(_source(table), media=media, format=store)
     frames = {option: options.pop(option) for option in FRAME_OPTIONS if options.get(option) is not None}
     complete(FRAME_OPTIONS, frames, "frames", str(path))
     if storage.has_pattern(path):
@@ -218,9 +223,12 @@ def _open(
     document = Document(path)
     if path.is_dir() and name == "auto" and not hmdb51.detect(document):
         _only(options, key, path, "labels")
-        return _source(read_folder(path, key, medium, **options))
+        return replace(_source(read_folder(path, key, medium, **options)), format="folder")
     if not path.exists():
-        raise UserError(f"{key}='{path}': no such file or folder; give a CSV file or a folder of {medium}s")
+        lists = ", ".join(LIST_SUFFIXES)
+        raise absent(
+            path, key, f"a list ({lists}), a folder, shards, a {medium}, or FILE.py with get_config()"
+        )
     suffix = path.suffix.lower()
     if name == "auto" and not path.is_dir() and suffix in SUFFIXES[medium]:
         _only(options, key, path)
@@ -257,7 +265,7 @@ def _listed(
         table.paths = [storage.join(folder, path) for path in table.paths]
         tables.append(table)
     table = tables[0] if len(tables) == 1 else join_tables(tables, files)
-    source = _source(table)
+    source = replace(_source(table), format=kinds[0])
     if len(files) > 1:
         starts = np.cumsum([0, *(len(some.paths) for some in tables)]).tolist()
         source = replace(source, lists=list(zip(starts[:-1], files, strict=True)))

@@ -9,6 +9,7 @@
 {"sources": {...}}     a mixture of named sources, see `input_pipeline.mixture`
 """
 
+import difflib
 import importlib.util
 import inspect
 import os
@@ -85,6 +86,18 @@ def sibling(spec: Spec, split: str) -> Spec | None:
     return str(beside) if beside != place and beside.exists() else None
 
 
+def absent(path: str | os.PathLike, key: str, expected: str) -> UserError:
+    """The error that a path leads nowhere: of a local one, where it was looked for, and the nearest name there."""
+    place = Path(path)
+    remote = "://" in str(path)
+    there = os.listdir(place.parent) if not remote and place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, there, n=1, cutoff=0.7)  # endings alone make names alike
+    hint = f" (did you mean '{place.with_name(near[0])}'?)" if near else ""
+    relative = not remote and not place.is_absolute()
+    where = f" below {os.getcwd()}, which relative paths are relative to" if relative else ""
+    return UserError(f"{key}='{path}': no such file or folder{where}{hint}; expected {expected}")
+
+
 def folder_of(spec: Spec) -> Path:
     """The folder that a spec's file is in."""
     return Path(describe(spec)).parent
@@ -92,7 +105,7 @@ def folder_of(spec: Spec) -> Path:
 
 def _from_file(file: Path, argument: str | None, key: str) -> Spec:
     if not file.is_file():
-        raise UserError(f"{key}='{file}': no such file; expected a Python file with get_config()")
+        raise absent(file, key, "a Python file with get_config()")
     loader = importlib.util.spec_from_file_location(f"_source_{abs(hash(str(file.resolve())))}", file)
     module = importlib.util.module_from_spec(loader)
     try:

@@ -11,6 +11,7 @@ sound. The same seed gives the same mutants. The exit code is 0 if no worker cra
 
 import argparse
 import collections
+import contextlib
 import csv
 import os
 import re
@@ -18,10 +19,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from input_pipeline.check import check
+from input_pipeline.progress import Progress
+from input_pipeline.sources import Source
 from input_pipeline.suffixes import VIDEO_SUFFIXES
 from scripts import options
 from scripts.mutants import FAILURES, MUTATIONS, OUTCOMES, Mutants, Result, results
-from scripts.progress import Progress
+from scripts.options import counted
 from vfm.errors import UserError
 from vfm.train.cli import check_file, run
 
@@ -75,13 +79,28 @@ def _files(folders: Sequence[str], largest: float) -> list[str]:
     return found
 
 
+def _look_at_undamaged(paths: Sequence[str], workers: int) -> None:
+    """Opens files until one gives a frame. Raises UserError where none does: their mutants would show nothing."""
+    with contextlib.closing(check(Source(name="", paths=paths), workers=workers)) as results:
+        reasons = []
+        for _, reason, _ in results:
+            if not reason:
+                return
+            reasons.append(reason)
+    raise UserError(
+        f"none of {counted(len(paths), 'file')} can be read before any damage, e.g. {paths[0]}: {reasons[0]}; give "
+        f"videos that can be"
+    )
+
+
 def main() -> None:
     arguments = _parse()
     paths = _files(arguments.files, arguments.largest)
     mutants = Mutants(paths, arguments.seed, arguments.timeout * _CPU_SHARE, arguments.memory)
     workers = arguments.workers or os.cpu_count() or 1
+    _look_at_undamaged(paths, workers)
     found = []
-    with Progress(arguments.count, f"mutants of {len(paths)} files", "mutants") as progress:
+    with Progress(arguments.count, f"mutants of {counted(len(paths), 'file')}", "mutants") as progress:
         for result in results(mutants, arguments.count, workers, arguments.timeout):
             found.append(result)
             progress.add(result.outcome in FAILURES)
@@ -92,17 +111,15 @@ def main() -> None:
             writer.writerows((i, *result) for i, result in enumerate(found))
     print(table(found))
     failures = sum(result.outcome in FAILURES for result in found)
-    print(f"{len(found):,} mutants: {failures:,} crashes, hangs, excesses of memory or unknown errors")
+    print(
+        f"{counted(len(found), 'mutant')}: {failures:,} crashes, hangs, excesses of memory or unknown errors"
+    )
     if failures:
         sys.exit(1)
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.fuzz_decode",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options.Parser("fuzz_decode", __doc__)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILES", help="videos, or folders with videos below them")
     add("--count", type=int, default=2000, help="mutants (2000)")
@@ -112,7 +129,7 @@ def _parse() -> argparse.Namespace:
     add("--memory", type=float, default=MEMORY, help=f"MiB that a mutant may take ({MEMORY})")
     add("--largest", type=float, default=0.5, help="MiB of the largest file that is mutated (0.5)")
     add("--out", default="", metavar="CSV", help="write what became of each mutant to this file")
-    arguments = parser.parse_args()
+    arguments = parser.parse_all()
     options.check_numbers(
         arguments, count=1, seed=0, workers=0, above={"timeout": 0, "memory": 0, "largest": 0}
     )

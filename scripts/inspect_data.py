@@ -1,23 +1,23 @@
 """Say what a source of videos holds, and draw a contact sheet of it.
 
-python -m scripts.inspect_data SPEC [--set KEY=VALUE ...] [--samples 100] [--out sheet.png]
+python -m scripts.inspect_data SPEC [--set KEY=VALUE] [--samples 100] [--out sheet.png]
 
 SPEC is what --config.data.train takes: a list, a folder, shards, one video, or a Python file FILE.py[:arg]; --set adds
-the options of its format. Prints how many samples there are, their classes, captions and parts; opens some of them
-(evenly spread; --samples 0 = all) in processes of their own, and prints their lengths, sizes, codecs and the first
-problems. The picture shows frames of some of those that can be read.
+an option of its format, and may be repeated. Prints which format that is, how many samples there are, their classes,
+captions and parts; opens some of them (evenly spread; --samples 0 = all) in processes of their own, and prints their
+lengths, sizes, codecs and the first problems. The picture shows frames of some of those that can be read.
 
   python -m scripts.inspect_data kinetics-400_val.csv --root videos --set template={youtube_id}.mp4
   python -m scripts.inspect_data MSRVTT_data.json --set split=test --out msrvtt.png
 """
 
 import argparse
-import ast
 import collections
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,19 @@ from input_pipeline import BadVideo, Source, open_source
 from input_pipeline.check import check
 from input_pipeline.clips import Recipe
 from input_pipeline.decode import FewerFrames
+from input_pipeline.formats import FORMATS
 from input_pipeline.labels import MultiLabel
+from input_pipeline.progress import lasting
 from input_pipeline.spec import describe, resolve
+from input_pipeline.stores import STORES
 from input_pipeline.transforms import resize, whole_window
 from scripts import options
+from scripts.options import counted
 from vfm.errors import UserError
 from vfm.train.cli import run
 
 SHOWN = 5  # of classes, values, problems
+FAR = 3  # times the middle rate
 CELL = (90, 120)  # height and width of a picture's frames
 GAP, TITLE = 4, 20  # pixels between frames and around the picture; height of a line of text
 
@@ -49,7 +54,12 @@ class Opened:
     tried: list[int] = field(default_factory=list)
     bad: dict[int, str] = field(default_factory=dict)
     damaged: dict[int, str] = field(default_factory=dict)
-    facts: dict[str, list] = field(default_factory=lambda: collections.defaultdict(list))
+    facts: dict[str, dict[int, Any]] = field(default_factory=lambda: collections.defaultdict(dict))
+
+    @property
+    def stills(self) -> bool:
+        """Whether all that could be opened have a single frame, and so no duration that means anything."""
+        return set(self.facts["frames"].values()) == {1}
 
     @property
     def readable(self) -> list[int]:
@@ -66,7 +76,10 @@ def spread(count: int, most: int) -> list[int]:
 def contents(source: Source) -> list[str]:
     """Lines about what the annotations say; nothing is opened."""
     distinct = len(set(source.paths))
-    lines = [f"samples: {len(source):,}" + (f" of {distinct:,} videos" if distinct < len(source) else "")]
+    lines = [f"format: {source.format}"]
+    lines.append(
+        f"samples: {len(source):,}" + (f", of {counted(distinct, 'video')}" if distinct < len(source) else "")
+    )
     lines.append(f"first: {source.clip_name(0)}")
     lines.append(f"last: {source.clip_name(len(source) - 1)}")
     for name, column in source.labels.items():
@@ -84,11 +97,21 @@ def contents(source: Source) -> list[str]:
     for name, values in source.words.items():
         if name not in source.labels and not name.startswith("caption"):
             counts = collections.Counter(value for value in values if value)
-            some = ", ".join(repr(_cut(value, 30)) for value, _ in counts.most_common(SHOWN))
-            lines.append(f"text '{name}': {len(counts):,} different, such as {some}")
+            some = dict.fromkeys(_cut(value, 40) for value, _ in counts.most_common(20 * SHOWN))
+            line = f"text '{name}': {len(counts):,} different, such as {', '.join(map(repr, list(some)[:SHOWN]))}"
+            lines.append(
+                line + (f" (--column {name} makes captions of it)" if _captionable(source, counts) else "")
+            )
     if source.skipped:
-        lines.append(f"left out by a skip list: {len(source.skipped):,} samples")
+        lines.append(f"left out by a skip list: {counted(len(source.skipped), 'sample')}")
     return lines
+
+
+def _captionable(source: Source, counts: Mapping[str, int]) -> bool:
+    """Whether a column reads like captions (most have several words), where there are none and they can be chosen."""
+    known = FORMATS.get(source.format)
+    chosen = "column" in known.OPTIONS if known else source.format in STORES
+    return chosen and not source.captions and 2 * sum(" " in text for text in counts) > len(counts)
 
 
 def _classes(column: Any, names: Sequence[str] | None) -> str:
@@ -101,11 +124,11 @@ def _classes(column: Any, names: Sequence[str] | None) -> str:
         total, kind = (len(names) if names else max(numbers) + 1), ""
     counts = collections.Counter(numbers).most_common()
     if not counts:
-        return f"{kind}{total} classes, none of which occurs"
+        return f"{kind}{counted(total, 'class')}, none of which occurs"
     said = [f"{names[number] if names else number} ({count:,})" for number, count in counts]
     listed = said if len(said) <= 2 * SHOWN else [*said[:SHOWN], "...", *said[-SHOWN:]]
     absent = f"; {total - len(counts)} never occur" if total > len(counts) else ""
-    return f"{kind}{total} classes{absent}: {', '.join(listed)}"
+    return f"{kind}{counted(total, 'class')}{absent}: {', '.join(listed)}"
 
 
 def _captions(captions: Sequence[Sequence[str]]) -> str:
@@ -116,7 +139,7 @@ def _captions(captions: Sequence[Sequence[str]]) -> str:
     words = [len(text.split()) for text in texts]
     each = _range([len(some) for some in captions])
     line = f"captions: {len(texts):,} ({each} a sample), {len(set(texts)):,} different, {_range(words)} words"
-    line += f"; {silent:,} samples have none" if silent else ""
+    line += f"; {counted(silent, 'sample')} without" if silent else ""
     return f"{line}, such as {_cut(texts[0], 80)!r}"
 
 
@@ -154,25 +177,25 @@ def open_some(source: Source, most: int, level: str, workers: int) -> Opened:
             if facts.get("damage"):
                 found.damaged[index] = facts.pop("damage")
             for name, value in facts.items():
-                found.facts[name].append(value)
+                found.facts[name][index] = value
     return found
 
 
 def findings(source: Source, found: Opened) -> list[str]:
     """Lines about the samples that were opened."""
     good = len(found.readable)
-    lines = [f"opened: {len(found.tried):,} of {len(source):,} samples, {good:,} can be read"]
-    facts = found.facts
-    for name, unit in (("frames", "frames"), ("duration", "s"), ("fps", "frames a second")):
-        values = [value for value in facts[name] if value]
+    lines = [f"opened: {len(found.tried):,} of {counted(len(source), 'sample')}, {good:,} can be read"]
+    facts = {name: list(values.values()) for name, values in found.facts.items()}
+    timed = () if found.stills else (("duration", "s"), ("fps", "frames a second"))
+    for name, unit in (("frames", ""), *timed):
+        values = [value for value in facts.get(name, ()) if value]
         if values:
-            lines.append(f"{name}: {_range(values, unit)}")
-    seconds = [value for value in facts["duration"] if value]
-    if seconds and source.spans is None:
-        hours = np.mean(seconds) * len(source) / 3600
-        lines.append(f"in all: about {hours:.3g} hours")
-    sizes = [f"{width}x{height}" for height, width in facts["size"]]
-    for name, values in (("size", sizes), ("codec", facts["codec"]), ("rotation", facts["rotation"])):
+            lines.append(f"{name}: {_range(values, unit)}{_outlier(source, found, name)}")
+    seconds = [value for value in facts.get("duration", ()) if value]
+    if seconds and source.spans is None and not found.stills:
+        lines.append(f"in all: about {lasting(np.mean(seconds) * len(source))}")
+    sizes = [f"{width}x{height}" for height, width in facts.get("size", ())]
+    for name, values in (("size", sizes), *((name, facts.get(name, [])) for name in ("codec", "rotation"))):
         counts = collections.Counter(values).most_common()
         if counts and (name != "rotation" or set(values) != {0}):
             more = f", and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
@@ -182,6 +205,24 @@ def findings(source: Source, found: Opened) -> list[str]:
             lines.append(f"{title}: {len(problems):,} of {len(found.tried):,}")
             lines += [f"  {source.clip_name(i)}: {why}" for i, why in list(problems.items())[:SHOWN]]
     return lines
+
+
+def _outlier(source: Source, found: Opened, name: str) -> str:
+    """The sample whose rate is far above those of the others: more often a wrong header than a fast camera."""
+    values = {i: value for i, value in found.facts[name].items() if value}
+    most = max(values, key=values.get)
+    odd = name == "fps" and values[most] > FAR * np.median(list(values.values()))
+    return f" (the most: {source.clip_name(most)})" if odd else ""
+
+
+def missing_all(source: Source, found: Opened) -> str:
+    """What to try where not one file is there, "" where some are."""
+    if found.readable or not all("no such f" in why for why in found.bad.values()):
+        return ""
+    advice = "not one file is there: say which folder they are in by --root FOLDER"
+    known = FORMATS.get(source.format)
+    template = known.OPTIONS.get("template") if known else ""
+    return advice + (f", or how they are called by --set template=... ({template} now)" if template else "")
 
 
 def strip(source: Source, index: int, count: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -223,8 +264,8 @@ def title(source: Source, index: int) -> str:
     return " | ".join(said)
 
 
-def contact_sheet(source: Source, indices: Sequence[int], file: Path, count: int) -> int:
-    """Draws a row of frames for each sample; gives how many there are."""
+def contact_sheet(source: Source, indices: Sequence[int], file: Path, count: int, columns: int = 1) -> int:
+    """Draws `count` frames of each sample, `columns` samples in a row; gives how many samples there are."""
     from matplotlib.figure import Figure
 
     rows = []
@@ -234,28 +275,32 @@ def contact_sheet(source: Source, indices: Sequence[int], file: Path, count: int
     if not rows:
         return 0
     height, width = rows[0][1].shape[:2]
-    wide, high = width + 2 * GAP, len(rows) * (height + TITLE) + GAP
+    columns, lines = min(columns, len(rows)), -(-len(rows) // columns)
+    wide, high = columns * (width + GAP) + GAP, lines * (height + TITLE) + GAP
     figure = Figure((wide / 100, high / 100), dpi=100, facecolor="white")
     for number, (text, pixels) in enumerate(rows):
-        bottom = GAP + (len(rows) - 1 - number) * (height + TITLE)
-        axes = figure.add_axes((GAP / wide, bottom / high, width / wide, height / high))
+        bottom = GAP + (lines - 1 - number // columns) * (height + TITLE)
+        left = GAP + number % columns * (width + GAP)
+        axes = figure.add_axes((left / wide, bottom / high, width / wide, height / high))
         axes.imshow(pixels, aspect="auto", interpolation="nearest")
         axes.set_axis_off()
         short = _cut(text, width // 5)  # letters of this size are about 5 pixels wide
         axes.set_title(short.replace("$", r"\$"), fontsize=7, loc="left", pad=3)
     draft = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        figure.savefig(draft, format=file.suffix[1:])
+        with warnings.catch_warnings():
+            # What the font has no letter for is drawn as a box, and nobody can do anything about it here.
+            warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+            figure.savefig(draft, format=file.suffix[1:])
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
     return len(rows)
 
 
-def sources_of(spec: str, options: dict[str, Any], arguments: argparse.Namespace) -> list[Source]:
-    """The source, or those of a mixture, of which only what says where they are counts."""
+def sources_of(found: dict[str, Any], arguments: argparse.Namespace) -> list[Source]:
+    """The source of a resolved spec, or those of a mixture, of which only what says where they are counts."""
     key = "SPEC"
-    found = resolve(spec, key) | options
     parts = {"": found}
     if "sources" in found:
         other = {"weight", "medium"} | {part.name for part in fields(Recipe)}
@@ -268,29 +313,9 @@ def sources_of(spec: str, options: dict[str, Any], arguments: argparse.Namespace
     ]  # fmt: skip
 
 
-def _options(pairs: Sequence[str]) -> dict[str, Any]:
-    """KEY=VALUE pairs; numbers, True and False are what they look like."""
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise UserError(f"--set {pair}: expected KEY=VALUE, such as split=test")
-        try:
-            parsed = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            parsed = value
-        found[name] = parsed if isinstance(parsed, bool | int | float) else value
-    return found
-
-
 def _main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.inspect_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options.Parser("inspect_data", __doc__)
     options.add_source(parser)
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="options of the source")
     parser.add_argument("--column", default="caption", help="the column of captions (caption)")
     parser.add_argument("--skip", default="", help="a CSV path,reason of samples to leave out")
     parser.add_argument("--samples", type=int, default=100, help="samples that are opened, 0 = all (100)")
@@ -303,14 +328,14 @@ def _main() -> None:
     )
     parser.add_argument("--rows", type=int, default=12, help="samples in the picture (12)")
     parser.add_argument("--frames", type=int, default=6, help="frames of each in the picture (6)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_all()
     out = Path(arguments.out)
     if arguments.out and (out.suffix not in (".png", ".pdf", ".svg") or not out.parent.is_dir()):
         raise UserError(
             f"--out='{out}': expected a name in an existing folder that ends in .png, .pdf or .svg"
         )
     options.check_numbers(arguments, rows=1, frames=1, samples=0, workers=0)
-    sources = sources_of(arguments.spec, _options(arguments.set), arguments)
+    sources = sources_of(options.spec_of(arguments), arguments)
     for source in sources:
         print(
             f"{source.name}"
@@ -323,11 +348,14 @@ def _main() -> None:
         readable = found.readable
         if arguments.out and readable:
             place = out if len(sources) == 1 else out.with_stem(f"{out.stem}_{source.key.rpartition('.')[2]}")
-            chosen = [readable[i] for i in spread(len(readable), arguments.rows)]
-            drawn = contact_sheet(source, chosen, place, arguments.frames)
-            print(f"  picture: {place} ({drawn} samples)")
+            # Of images one picture says all: as many of them in a row as there would be frames.
+            count, columns = (1, arguments.frames) if found.stills else (arguments.frames, 1)
+            chosen = [readable[i] for i in spread(len(readable), arguments.rows * columns)]
+            drawn = contact_sheet(source, chosen, place, count, columns)
+            print(f"  picture: {place} ({counted(drawn, 'sample')})")
         if not readable:
-            print(f"  nothing of {describe(arguments.spec)} can be read; see the problems above")
+            advice = missing_all(source, found) or "see the problems above"
+            print(f"  nothing of {describe(arguments.spec)} can be read; {advice}")
             sys.exit(1)
 
 

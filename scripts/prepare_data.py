@@ -14,6 +14,7 @@ docs/data.md); options that this command does not know are Beam's, and DIR has t
 """
 
 import argparse
+import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,55 +22,55 @@ from typing import Any
 from input_pipeline.encode import CODECS, Encoding
 from input_pipeline.plan import Plan
 from input_pipeline.prepare import prepare, read_manifest
+from input_pipeline.progress import Progress
 from input_pipeline.sources import open_source
 from scripts import options
-from scripts.progress import Progress
+from scripts.options import counted
 from vfm.errors import UserError
 from vfm.train.cli import run
 
 
 def main() -> None:
     arguments, others = _parse()
-    if others and not arguments.runner:
-        raise UserError(f"unknown option {others[0]}; see --help (options of Beam need --runner)")
     out = Path(arguments.out).expanduser()
     if out.exists() and not out.is_dir():
         raise UserError(f"--out='{out}': is a file; expected a folder, or one that is to be made")
-    settings = {
-        "spec": options.local(arguments.spec),
-        "root": arguments.root,
-        "medium": arguments.medium,
-        "column": arguments.column,
-        "skip": arguments.skip,
-    }
-    plan = open_plan(settings, _encoding(arguments), arguments.shard_size)
+    encoding = _encoding(arguments)
+    source = open_source(
+        options.spec_of(arguments), arguments.root, "SPEC", arguments.column, arguments.medium, arguments.skip
+    )
+    plan = Plan.of(source, encoding, arguments.shard_size, arguments.root)
     if arguments.runner:
         from input_pipeline.beam import run_beam
 
-        run_beam(plan, out, arguments.runner, others, arguments.timeout)
+        new = run_beam(plan, out, arguments.runner, others, arguments.timeout)
     else:
         with Progress(len(plan.videos), f"preparing {plan.source.name}") as progress:
-            prepare(plan, out, arguments.workers, arguments.timeout, lambda note: progress.add("bad" in note))
-    print(_summary(out, read_manifest(out)))
-
-
-def open_plan(settings: dict[str, Any], encoding: Encoding | None, shard_size: int) -> Plan:
-    """The plan for what the command line names."""
-    spec, root = settings["spec"], settings["root"]
-    source = open_source(
-        spec, root, "SPEC", settings["column"], medium=settings["medium"], skip=settings["skip"]
-    )
-    return Plan.of(source, encoding, shard_size, root)
+            new = prepare(
+                plan, out, arguments.workers, arguments.timeout, lambda note: progress.add("bad" in note)
+            )
+    manifest = read_manifest(out)
+    print(_summary(out, manifest) + ("" if new else "; already complete, nothing was done"))
+    if not manifest["videos"]:
+        print(f"nothing could be prepared; {out / 'bad.csv'} says why, of the first: {_first_reason(out)}")
+        sys.exit(1)
 
 
 def _summary(out: Path, manifest: dict[str, Any]) -> str:
+    videos, frames, samples = (counted(manifest[f"{word}s"], word) for word in ("video", "frame", "sample"))
     text = (
-        f"{out}: {manifest['videos']:,} videos ({manifest['frames']:,} frames, {manifest['bytes'] / 2**20:,.1f} MiB) "
-        f"in {len(manifest['shards'])} shards; {manifest['samples']:,} samples"
+        f"{out}: {videos} ({frames}, {manifest['bytes'] / 2**20:,.1f} MiB) in "
+        f"{counted(len(manifest['shards']), 'shard')}; {samples}"
     )
     if manifest["damaged"]:
         text += f"; {manifest['damaged']:,} damaged, used in part: {out / 'damaged.csv'}"
     return text + (f"; {manifest['bad']:,} BAD: {out / 'bad.csv'}" if manifest["bad"] else "; none bad")
+
+
+def _first_reason(out: Path) -> str:
+    """Why the first of the bad videos is bad."""
+    with open(out / "bad.csv", newline="", encoding="utf-8") as file:
+        return next(csv.DictReader(file))["reason"]
 
 
 def _encoding(arguments: argparse.Namespace) -> Encoding | None:
@@ -79,15 +80,14 @@ def _encoding(arguments: argparse.Namespace) -> Encoding | None:
         raise UserError(
             f"--as_is and --{next(iter(given))}: files that are packed as they are, are not encoded"
         )
-    return None if arguments.as_is else Encoding(**given)
+    try:
+        return None if arguments.as_is else Encoding(**given)
+    except UserError as error:  # which begins with the option's name
+        raise UserError(f"--{error}") from error
 
 
 def _parse() -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.prepare_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options.Parser("prepare_data", __doc__)
     usual = Encoding()
     add = parser.add_argument
     options.add_source(parser)
@@ -105,7 +105,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     add("--column", default="caption", help="the column of captions (caption)")
     add("--skip", default="", help="list of samples to leave out, as data.skip")
     add("--runner", default="", help="run as an Apache Beam graph: direct, flink, dataflow, spark, ...")
-    arguments, others = parser.parse_known_args()
+    arguments, others = parser.parse_some("runner", "Beam")
     options.check_numbers(arguments, shard_size=1, workers=0, timeout=0)
     return arguments, others
 

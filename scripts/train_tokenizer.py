@@ -7,7 +7,6 @@ answers both). Ids: padding 0, begin 1, end 2, unknown 3, <mask> 4. The same cap
 Use it with --config.data.text.tokenizer=tok.model.
 """
 
-import argparse
 import io
 import re
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from input_pipeline import Source, open_source, open_tokenizer
 from input_pipeline.text import has_words
+from scripts.options import Parser
 from vfm.errors import UserError
 from vfm.train.cli import check_file, run
 
@@ -76,11 +76,7 @@ def _reason(text: str, texts: list[str], vocab_size: int, kind: str) -> str:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.train_tokenizer",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("train_tokenizer", __doc__)
     parser.add_argument("lists", nargs="+", metavar="CSV", help="list of videos with captions")
     parser.add_argument("--out", required=True, help="the file to write, NAME.model")
     parser.add_argument("--vocab_size", type=int, default=512, help="pieces, special tokens included (512)")
@@ -88,7 +84,7 @@ def _main() -> None:
     parser.add_argument("--column", default="caption", help="the column of captions (caption)")
     parser.add_argument("--lower", action="store_true", help="no capitals, in training and in use")
     parser.add_argument("--force", action="store_true", help="write over a file that is there")
-    options = parser.parse_args()
+    options = parser.parse_all()
     out = Path(options.out)
     if out.suffix != ".model":
         raise UserError(f"--out='{out}': expected a name that ends in .model")

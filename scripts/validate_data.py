@@ -5,7 +5,7 @@
 
 bad.csv has a line `path,reason` for each video that gives no frames (with --strict also for those that are damaged but
 can be used in part). It is a list of what to leave out: --config.data.skip=bad.csv. The exit code is 0 whatever the
-videos are like.
+videos are like; with --fail it is 1 where something is listed.
 """
 
 import argparse
@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.check import LEVELS, SECONDS, check
+from input_pipeline.progress import Progress
 from input_pipeline.records import reasons_csv, write_text
 from input_pipeline.sources import Source, open_source
 from scripts import options
-from scripts.progress import Progress
+from scripts.options import counted
 from vfm.train.cli import check_file, run
 
 
@@ -29,7 +30,7 @@ def main() -> None:
     arguments = _parse()
     out = Path(arguments.out).expanduser()
     check_file(out)
-    source = open_source(options.local(arguments.spec), arguments.root, "SPEC", medium=arguments.medium)
+    source = open_source(options.spec_of(arguments), arguments.root, "SPEC", medium=arguments.medium)
     indices = _distinct(source, arguments.samples)
     bad, damaged, frames = {}, {}, 0
     with Progress(len(indices), f"checking {source.name}") as progress:
@@ -44,7 +45,7 @@ def main() -> None:
             progress.add(bool(reason))
     write_text(out, reasons_csv(_named(source, bad | damaged if arguments.strict else bad)))
     print(
-        f"{len(indices):,} videos of {source.name} ({len(source):,} samples), {frames:,} frames: "
+        f"{counted(len(indices), 'video')} of {source.name} ({counted(len(source), 'sample')}), {frames:,} frames: "
         f"{len(indices) - len(bad) - len(damaged):,} good, {len(damaged):,} damaged but of use, {len(bad):,} bad"
     )
     for what, reasons in (("bad", bad), ("damaged", damaged)):
@@ -52,6 +53,10 @@ def main() -> None:
             print(f"  {what}: {len(names):,} x {reason}, e.g. {names[0]}")
     listed = len(bad) + len(damaged) * arguments.strict
     print(f"{out}: {listed:,} listed" + (f"; leave them out with --config.data.skip={out}" if listed else ""))
+    if arguments.level == "first":
+        print("only the first frame of each was decoded; --level all looks at every frame")
+    if arguments.fail and listed:
+        sys.exit(1)
 
 
 def _distinct(source: Source, samples: int) -> list[int]:
@@ -86,11 +91,7 @@ def _grouped(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.validate_data",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = options.Parser("validate_data", __doc__)
     add = parser.add_argument
     options.add_source(parser)
     add("--out", required=True, metavar="CSV", help="the file to write")
@@ -99,7 +100,8 @@ def _parse() -> argparse.Namespace:
     options.add_workers(parser)
     add("--timeout", type=float, default=SECONDS, help=f"seconds that one video may take ({SECONDS:g})")
     add("--strict", action="store_true", help="list damaged videos too, which can be used in part")
-    arguments = parser.parse_args()
+    add("--fail", action="store_true", help="end with exit code 1 where something is listed")
+    arguments = parser.parse_all()
     options.check_numbers(arguments, samples=0, workers=0, above={"timeout": 0})
     return arguments
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -287,6 +287,19 @@ def fields_of(template: str) -> set[str]:
         return {name for _, name, _, _ in string.Formatter().parse(template) if name}
     except ValueError as error:
         raise UserError(f"template='{template}': {error}; expected such as '{{id}}.mp4'") from error
+
+
+def check_column(column: str, columns: Iterable[str], where: str) -> None:
+    """Look whether the column of captions is there; "caption", which nobody has to have asked for, need not be.
+
+    Raises:
+      UserError: it is not; the message names the nearest that is.
+    """
+    columns = list(columns)
+    if column != "caption" and column not in columns:
+        raise UserError(
+            f"{where}: has no column '{column}' of captions{nearest(column, columns)}; it has: {', '.join(columns)}"
+        )
 
 
 def complete(known: Mapping[str, Any], given: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.formats import table
-from input_pipeline.formats.base import Document, Table, Turns, caption_list, each, fill, short
+from input_pipeline.formats.base import Document, Table, Turns, caption_list, check_column, each, fill, short
 from vfm.errors import UserError
 
 OPTIONS = {"template": "{id}", "column": "caption", "label": "", "labels": ""}
@@ -48,6 +48,10 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
         times.append(_span(item, where))
         known = {field, "conversations", column, *_CAPTIONS, *_TIMES}
         others.append({name: value for name, value in item.items() if name not in known})
+    if not all(turns):  # what was said stands for captions
+        check_column(
+            column, dict.fromkeys(name for _, item, _ in each(document) for name in item), str(document)
+        )
     columns = _columns(others) | {"path": paths}
     numbers = [number for number, _ in document.items]
     found = table.of_columns(document, options, columns, numbers)

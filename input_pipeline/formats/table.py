@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.formats.base import Document, Table, caption_list, fill, seconds
+from input_pipeline.formats.base import Document, Table, caption_list, check_column, fill, seconds
 from input_pipeline.labels import Classes, are_words, column_classes, label_columns
 from vfm.errors import UserError
 
@@ -37,6 +37,7 @@ def read(document: Document, options: Mapping[str, Any]) -> Table:
             raise UserError(f"{document} line {number}: 'path' is empty; expected a video file")
     spans = _spans(document, numbers, *(columns.pop(name) for name in _TIMES)) if _timed(columns) else None
     column = options["column"]
+    check_column(column, columns, str(document))
     if column not in columns and column == "caption":
         column = "captions"
     captions = [caption_list(cell) for cell in columns.get(column, ())]

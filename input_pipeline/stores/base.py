@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from input_pipeline import storage
-from input_pipeline.formats.base import Document, Table, caption_list, seconds
+from input_pipeline.formats.base import Document, Table, caption_list, check_column, seconds
 from input_pipeline.labels import Classes, column_classes, label_columns
 from input_pipeline.suffixes import VIDEO_SUFFIXES
 from vfm.errors import UserError
@@ -122,6 +122,7 @@ def tabulate(
     good = [i for i in range(count) if i not in bad]
     known = _classes(request, class_names or {})
     column = request.column
+    check_column(column, columns, f"{request.key}='{request.path}'")
     if column not in columns and column == "caption":
         column = next((name for name in ("captions", "text") if name in columns), column)
     captions: Sequence[tuple[str, ...]] = ()

@@ -47,7 +47,9 @@ def read(request: Request) -> tuple[Table, "FrameFolders"]:
     if all(len(part) > 1 for part in parts):
         columns["label"] = [part[0] for part in parts]
     media = FrameFolders(found, **{name: request.options[name] for name in FRAME_OPTIONS})
-    return tabulate(request, found, columns), media
+    return tabulate(
+        request._replace(column="caption"), found, columns
+    ), media  # folders have no columns of texts
 
 
 class FrameFolders:

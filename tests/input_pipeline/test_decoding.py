@@ -176,3 +176,11 @@ def test_rotated_files_come_out_upright(shared):
     for angle in (0, 90, 180, 270):
         stored[angle] = read_frames(shared / "data/decord" / f"video_{angle}.mov", [0])[0].shape[:2]
     assert stored == {0: (320, 568), 90: (568, 320), 180: (320, 568), 270: (568, 320)}
+
+
+@pytest.mark.parametrize("name", ["sample.flv", "sample.mkv"])
+def test_a_rate_that_is_that_of_the_clock_is_taken_from_the_frames(shared, name):
+    """FFmpeg says 1000 a second of files of 30, whose times are in milliseconds."""
+    with Video(shared / "data" / "androidx_media" / name) as video:
+        assert video.fps == pytest.approx(30, rel=0.005)
+        assert video.fps == pytest.approx(video.num_frames / video.duration)

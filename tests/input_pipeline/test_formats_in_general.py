@@ -120,3 +120,23 @@ def test_captions_may_have_quotes_and_several_lines(tmp_path):
     (tmp_path / "list.csv").write_text("path,caption\n" + rows)
     captions = [list(found) for found in open_source(str(tmp_path / "list.csv")).captions]
     assert captions == [["a dog, brown\nand old, runs"], ['6" tall'], ['says "yes", twice']]
+
+
+def test_a_column_of_captions_that_is_not_there_is_named(tmp_path):
+    texts = {
+        "a.csv": "path,titel\na.mp4,a cat\nb.mp4,a dog\n",
+        "a.jsonl": '{"path": "a.mp4", "titel": "a cat"}\n',
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+        assert not open_source(tmp_path / name).captions  # nobody has asked for any
+        assert open_source(tmp_path / name, column="titel").captions[0] == ("a cat",)
+        with pytest.raises(
+            UserError, match=f"{name}: has no column 'title' of captions .did you mean 'titel'?"
+        ):
+            open_source(tmp_path / name, column="title")
+    said = '{"path": "a.mp4", "conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}]}\n'
+    (tmp_path / "said.jsonl").write_text(said)
+    assert open_source(tmp_path / "said.jsonl", column="title").captions == [
+        ("!",)
+    ]  # answers are the captions

@@ -17,7 +17,7 @@ import pytest
 from input_pipeline import open_source, train_batches, write_mp4
 from input_pipeline.encode import Encoding
 from input_pipeline.plan import Plan
-from input_pipeline.prepare import make_shard, prepare, unfinished
+from input_pipeline.prepare import begin, make_shard, prepare, unfinished
 from tests.input_pipeline.conftest import COUNT, FRAMES, pixels
 from tests.input_pipeline.odd import decoded, hidden, make, remux
 from vfm.errors import UserError
@@ -241,10 +241,8 @@ def test_a_folder_with_something_else_is_left_alone(kind, mixed, whole, tmp_path
         expected = "is not empty ('notes.txt')"
     elif kind == "another recipe":
         shutil.copytree(whole, out)
-        words, expected = (
-            ["--short_side", 20],
-            "holds a prepared set of another source or made in another way",
-        )
+        words = ["--short_side", 20]
+        expected = "holds a prepared set that is not this one (short_side is 16 there and 20 here)"
     elif kind == "a file":
         out.write_text("mine")
         expected = "is a file"
@@ -302,3 +300,41 @@ def test_without_beam_the_runner_says_what_to_install(mixed, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UserError, match=r"constraints-beam\.txt"):
         run_beam(Plan.of(open_source(mixed), SMALL, 4), tmp_path / "o", "direct")
+
+
+def test_a_set_that_is_complete_is_said_to_be(mixed, whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "o")
+    plan = Plan.of(open_source(mixed), SMALL, 4)
+    assert prepare(plan, tmp_path / "o", workers=1) is False
+    words = [mixed, "--out", tmp_path / "o", "--short_side", 16, "--gop", 4, "--shard_size", 4]
+    assert "already complete" in run("scripts.prepare_data", *words).stdout
+    assert digests(tmp_path / "o") == digests(whole)
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        (lambda mixed: Plan.of(open_source(mixed), None, 4), "as_is is not given there and True here"),
+        (lambda mixed: Plan.of(open_source(mixed), SMALL, 5), "shard_size is 4 there and 5 here"),
+        (
+            lambda mixed: Plan.of(open_source(mixed.parent / "0.mp4"), SMALL, 4),
+            f"samples is {COUNT + 4} there and 1 here",
+        ),
+        (
+            lambda mixed: Plan.of(open_source(mixed, column="path"), SMALL, 4),
+            "videos, labels or captions are others",
+        ),
+    ],
+)
+def test_what_differs_from_the_set_that_is_there_is_named(mixed, whole, tmp_path, other, expected):
+    begin(Plan.of(open_source(mixed), SMALL, 4), tmp_path)  # one that has only begun
+    for out in (whole, tmp_path):
+        with pytest.raises(UserError, match=expected):
+            prepare(other(mixed), out)
+
+
+def test_nothing_prepared_is_a_failure(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video" * 100)
+    done = run("scripts.prepare_data", tmp_path, "--out", tmp_path / "o", "--workers", 1, check=False)
+    assert done.returncode == 1 and not done.stderr.startswith("Traceback")
+    assert "nothing could be prepared" in done.stdout and "cannot be opened as a video" in done.stdout

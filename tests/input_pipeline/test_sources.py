@@ -145,3 +145,17 @@ def test_other_specs_that_cannot_be_used(tmp_path):
         (tmp_path / "mixed" / name).write_bytes(b"")
     with pytest.raises(UserError, match="both video files"):
         open_source(tmp_path / "mixed")
+
+
+def test_a_path_that_leads_nowhere_names_the_nearest_and_where_it_was_looked_for(tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("a.mp4 0\n")
+    with pytest.raises(
+        UserError, match=r"lst.txt': no such file or folder \(did you mean '.*/list.txt'\?\); expected"
+    ):
+        open_source(tmp_path / "lst.txt")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=f"no such file or folder below {tmp_path}, which relative paths"
+    ) as found:
+        open_source("other.csv")
+    assert "did you mean" not in str(found.value)

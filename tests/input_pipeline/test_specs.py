@@ -53,7 +53,9 @@ def test_mixtures_are_told_apart(listed):
     mixture = {"sources": {"a": {"path": "a.csv"}, "b": ConfigDict({"path": "b.csv"})}}
     assert resolve(mixture)["sources"] == {"a": {"path": "a.csv"}, "b": {"path": "b.csv"}}
     assert describe(mixture) == "mixture of a, b"
-    with pytest.raises(UserError, match="data.test is a mixture of a, b; expected one source"):
+    with pytest.raises(
+        UserError, match="data.test is a mixture of a .a.csv., b .b.csv.; expected one source here: give each"
+    ):
         open_source(mixture, key="data.test")
 
 

@@ -40,7 +40,15 @@ def test_bad_videos_are_listed_with_reasons_and_left_out_by_the_list(damaged, tm
     assert all(found.values()) and "no such file" in found[str(damaged / "gone.mp4")]
     assert f"{COUNT + 1} videos" in done.stdout and "3 bad" in done.stdout
     assert "data.skip" in done.stdout
+    assert ("--level all looks at every frame" in done.stdout) == (level == "first")
     assert set(open_source(damaged / "list.csv", skip=out).skipped) == {5, 7, COUNT}
+
+
+def test_a_script_can_ask_for_failure(damaged, video_set, tmp_path):
+    for source, expected in ((damaged / "list.csv", 1), (video_set / "train.csv", 0)):
+        words = [source, "--out", tmp_path / "b.csv", "--workers", 1, "--fail"]
+        assert run("scripts.validate_data", *words, check=False).returncode == expected
+        assert bool(listed(tmp_path / "b.csv")) == bool(expected)
 
 
 def test_some_samples_spread_over_the_set(damaged, tmp_path):

@@ -75,3 +75,8 @@ def test_the_command_counts_and_lists(tmp_path, monkeypatch, capsys):
     assert "x memory: takes" in capsys.readouterr().out
     with pytest.raises(UserError, match="no such file or folder"):
         call(tmp_path / "none")
+    (tmp_path / "poem.txt").write_text("no video")
+    with pytest.raises(
+        UserError, match="none of 1 file can be read before any damage, e.g. .*poem.txt: cannot be"
+    ):
+        call(tmp_path / "poem.txt")
