@@ -1,7 +1,5 @@
 """The caption decoder: what sees what, and that a cache changes nothing."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,6 @@ from vfm import models
 from vfm.errors import UserError
 from vfm.ops.attention import attention, causal_mask
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PART = dict(name="caption_decoder", vocab_size=11, width=16, depth=2, heads=2, length=8)
 
 
@@ -30,8 +27,8 @@ def decoder(request):
     rng = np.random.default_rng(1)
     ids = jnp.asarray(rng.integers(0, 11, (2, 6)), jnp.int32)
     memory = jnp.asarray(rng.normal(size=(2, 5, 12)), jnp.float32)
-    params = randomised(jit(module.init)(jax.random.key(0), ids, memory)["params"])
-    return module, params, ids, memory, jit(lambda *inputs: module.apply({"params": params}, *inputs))
+    params = randomised(jax.jit(module.init)(jax.random.key(0), ids, memory)["params"])
+    return module, params, ids, memory, jax.jit(lambda *inputs: module.apply({"params": params}, *inputs))
 
 
 def test_a_masked_key_is_never_seen_and_prefixes_are_seen_whole():
@@ -68,7 +65,7 @@ def test_without_a_causal_mask_the_first_position_sees_the_last(decoder):
 def test_a_cache_gives_the_logits_of_the_whole_text(decoder):
     module, params, ids, memory, apply = decoder
     expected = apply(ids, memory)
-    extend = jit(lambda *inputs: module.apply({"params": params}, *inputs, method="extend"))
+    extend = jax.jit(lambda *inputs: module.apply({"params": params}, *inputs, method="extend"))
     logits, cache = extend(module.empty_cache(2, 5), ids[:, :3], memory)
     found = [logits]
     for i in range(3, 6):
@@ -80,7 +77,7 @@ def test_a_cache_gives_the_logits_of_the_whole_text(decoder):
 @pytest.mark.parametrize("decoder", [1], indirect=True, ids=["coca"])
 def test_the_class_token_sees_all_but_padding(decoder):
     module, params, ids, _, _ = decoder
-    read = jit(lambda ids, mask: module.apply({"params": params}, ids, mask, method="read"))
+    read = jax.jit(lambda ids, mask: module.apply({"params": params}, ids, mask, method="read"))
     mask = jnp.arange(6) < jnp.asarray([[6], [4]])
     tokens, cls = read(ids, mask)
     tokens_of_other, other = read((ids + (np.arange(6) == 5)) % 11, mask)
@@ -104,7 +101,7 @@ def test_a_text_that_is_too_long_is_an_error(decoder):
 def test_query_pool_gives_as_many_vectors_as_queries():
     pool = models.build(dict(name="query_pool", width=16, queries=3, heads=2))
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 12)), jnp.float32)
-    out, variables = jit(pool.init_with_output)(jax.random.key(0), tokens)
+    out, variables = jax.jit(pool.init_with_output)(jax.random.key(0), tokens)
     assert out.shape == (2, 3, 16)
     # The order of a set of tokens does not matter.
-    np.testing.assert_allclose(jit(pool.apply)(variables, tokens[:, ::-1]), out, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(pool.apply)(variables, tokens[:, ::-1]), out, atol=1e-5)

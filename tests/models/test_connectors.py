@@ -24,7 +24,6 @@ CONNECTORS = {
     "resampler": (dict(name="resampler", queries=3, depth=2, heads=2, frames=4), 3),
     "mamba": (dict(name="mamba_compressor", d_state=4), 8),
 }
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def tokens(seed=0, batch=2):
@@ -39,7 +38,7 @@ def build(name, **changes):
 def made(name):
     """(connector, its parameters at first, away from zeros and ones, compiled (output, gradients))."""
     connector = build(name)
-    initial = jit(lambda key: connector.init(key, tokens(), GRID))(jax.random.key(0))
+    initial = jax.jit(lambda key: connector.init(key, tokens(), GRID))(jax.random.key(0))
     rng = np.random.default_rng(1)
     moved = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), initial)
 
@@ -47,7 +46,7 @@ def made(name):
         y = connector.apply(params, x, GRID)
         return jnp.sin(y * jnp.arange(1, OUT + 1)).sum(), y
 
-    return connector, initial, moved, jit(jax.grad(run, has_aux=True))
+    return connector, initial, moved, jax.jit(jax.grad(run, has_aux=True))
 
 
 @pytest.mark.parametrize("name", CONNECTORS)

@@ -27,9 +27,6 @@ ENCODERS = {
 }  # fmt: skip
 BOTH = ("vit_learned", "mamba")  # one of each kind, for what does not depend on the options
 
-# The tests' time is compilation; the models are tiny.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def video(batch=2, frames=4, height=16, width=16, seed=0):
     values = np.random.default_rng(seed).normal(size=(batch, frames, height, width, 3))
@@ -50,11 +47,11 @@ def made(name):
     """(encoder, variables, compiled apply): parameters are moved away from zeros and ones."""
     encoder = build(name)
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), video())
-    initial, tree = jax.tree.flatten(jit(encoder.init)(jax.random.key(0), video()))
+    initial, tree = jax.tree.flatten(jax.jit(encoder.init)(jax.random.key(0), video()))
     assert jax.tree.structure(shapes) == tree
     rng = np.random.default_rng(1)
     leaves = [leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32) for leaf in initial]
-    apply = jit(functools.partial(encoder.apply, mutable=["intermediates"]))
+    apply = jax.jit(functools.partial(encoder.apply, mutable=["intermediates"]))
     return encoder, jax.tree.unflatten(tree, leaves), apply
 
 
@@ -141,7 +138,7 @@ def test_residual_branches_drop_in_training_only(name):
     variables = made(name)[1]
     encoder = build(name, drop_path=0.5)
     plain = run(name, video())[0].tokens
-    train = jit(lambda key: encoder.apply(variables, video(), train=True, rngs={"dropout": key}).tokens)
+    train = jax.jit(lambda key: encoder.apply(variables, video(), train=True, rngs={"dropout": key}).tokens)
     drawn = [train(jax.random.key(seed)) for seed in range(4)]
     assert all(np.abs(tokens - plain).max() > 1e-3 for tokens in drawn)
     assert any(np.abs(tokens - drawn[0]).max() > 1e-3 for tokens in drawn)
@@ -154,7 +151,7 @@ def test_residual_branches_drop_in_training_only(name):
 @pytest.mark.parametrize("name", BOTH)
 @pytest.mark.parametrize("precision", ["bfloat16", "bfloat16_dots"])
 def test_lower_precisions_stay_near(name, precision):
-    tokens = jit(build(name, precision=precision).apply)(made(name)[1], video()).tokens
+    tokens = jax.jit(build(name, precision=precision).apply)(made(name)[1], video()).tokens
     assert tokens.dtype == (jnp.bfloat16 if precision == "bfloat16" else jnp.float32)
     error = np.abs(tokens.astype(jnp.float32) - run(name, video())[0].tokens)
     assert 1e-5 < error.max() < 0.3
@@ -168,7 +165,7 @@ def gradients(name, **changes):
         features = encoder.apply(variables, video(1), train=True, rngs={"dropout": jax.random.key(3)})
         return (features.tokens**3).sum()
 
-    return jit(jax.value_and_grad(loss))(made(name)[1])
+    return jax.jit(jax.value_and_grad(loss))(made(name)[1])
 
 
 @pytest.mark.parametrize("name", BOTH)

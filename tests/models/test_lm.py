@@ -14,18 +14,15 @@ from vfm.models.lm import UNSEEN, lm
 TINY = dict(vocab_size=13, width=16, depth=2, heads=4, kv_heads=2, mlp_dim=24)
 B, N = 2, 8
 
-# The tests' time is compilation; the models are tiny.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @functools.cache
 def made():
     """(model, parameters away from zeros and ones, compiled apply)."""
     model = lm(**TINY, qkv_bias=True, tied=False)
-    initial = jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    initial = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), initial)
-    return model, params, jit(model.apply)
+    return model, params, jax.jit(model.apply)
 
 
 def words(seed=0, batch=B, length=N):
@@ -133,7 +130,7 @@ def test_embeddings_may_stand_for_ids():
 def test_adapters_start_as_the_model_without_them_and_learn():
     base, params, apply = made()
     adapted = lm(**TINY, qkv_bias=True, tied=False, lora_rank=2, lora_alpha=6.0)
-    fresh = jit(adapted.init)(jax.random.key(1), words())
+    fresh = jax.jit(adapted.init)(jax.random.key(1), words())
     flat = jax.tree_util.tree_flatten_with_path(fresh)[0]
     mine = {jax.tree_util.keystr(path): leaf for path, leaf in flat}
     theirs = {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_flatten_with_path(params)[0]}
@@ -141,10 +138,10 @@ def test_adapters_start_as_the_model_without_them_and_learn():
     assert set(theirs) < set(mine) and len(adapters) == 2 * 7
     assert all("lora_a" in name or "lora_b" in name for name in adapters)
     joined = jax.tree_util.tree_map_with_path(lambda p, x: theirs.get(jax.tree_util.keystr(p), x), fresh)
-    run = jit(lambda p: adapted.apply(p, words())[0])
+    run = jax.jit(lambda p: adapted.apply(p, words())[0])
     np.testing.assert_array_equal(run(joined), apply(params, words())[0])
 
-    gradient = jit(jax.grad(lambda p: adapted.apply(p, words())[0][..., 0].sum()))(joined)
+    gradient = jax.jit(jax.grad(lambda p: adapted.apply(p, words())[0][..., 0].sum()))(joined)
     for path, leaf in jax.tree_util.tree_flatten_with_path(gradient)[0]:
         if "lora_b" in jax.tree_util.keystr(path):
             assert (np.abs(leaf).reshape(len(leaf), -1).max(1) > 0).all()  # in every layer
@@ -174,7 +171,7 @@ def test_rematerialisation_and_unrolling_change_nothing():
 
     def gradient(**run_time):
         model = models.build(dict(TINY, name="lm", qkv_bias=True, tied=False), **run_time)
-        return jit(jax.grad(lambda p: jnp.sin(model.apply(p, words())[0]).sum()))(params)
+        return jax.jit(jax.grad(lambda p: jnp.sin(model.apply(p, words())[0]).sum()))(params)
 
     plain = gradient()
     for run_time in (dict(remat="full"), dict(unroll=0)):
@@ -186,7 +183,7 @@ def test_rematerialisation_and_unrolling_change_nothing():
 def test_other_precisions_are_near_and_give_logits_in_float32(precision):
     _, params, _ = made()
     model = lm(**TINY, qkv_bias=True, tied=False, precision=precision)
-    found, cache = jit(model.apply)(params, words(), cache=model.empty_cache(B, N))
+    found, cache = jax.jit(model.apply)(params, words(), cache=model.empty_cache(B, N))
     assert found.dtype == jnp.float32
     expected = logits(words())
     assert np.abs(found - expected).max() < 0.1 * np.abs(expected).max()

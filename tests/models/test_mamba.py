@@ -15,9 +15,6 @@ from vfm.ops.positions import interpolate
 
 TINY = dict(name="mamba", width=32, depth=2, frames=4, image_size=16, tubelet=2, patch=4, d_state=4)
 
-# The tests' time is compilation; the models are tiny.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def video(batch=1, frames=4, height=16, width=16):
     return jnp.asarray(np.random.default_rng(0).normal(size=(batch, frames, height, width, 3)), jnp.float32)
@@ -25,7 +22,7 @@ def video(batch=1, frames=4, height=16, width=16):
 
 def initial(seed=0, **changes):
     encoder = models.build(TINY | changes)
-    return encoder, jit(encoder.init)(jax.random.key(seed), video())["params"]
+    return encoder, jax.jit(encoder.init)(jax.random.key(seed), video())["params"]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +43,7 @@ def influence(bidirectional):
     encoder, params = initial(
         bidirectional=bidirectional, positions="none", cls_token=False, tubelet=1, depth=1
     )
-    middle = jit(jax.grad(lambda x: encoder.apply({"params": params}, x).tokens[0, 32].sum()))
+    middle = jax.jit(jax.grad(lambda x: encoder.apply({"params": params}, x).tokens[0, 32].sum()))
     return np.abs(middle(video())).reshape(4, 4, 4, 4, 4, 3).sum((2, 4, 5)).reshape(-1)
 
 
@@ -75,7 +72,7 @@ def test_tables_are_interpolated_over_space_and_time_apart():
     params = {**params, "time_pos": jnp.asarray(rng.normal(size=(2, 32)), jnp.float32)}
     params["patch_embed"] = jax.tree.map(jnp.zeros_like, params["patch_embed"])
     apply = functools.partial(encoder.apply, mutable=["intermediates"])
-    _, seen = jit(apply)({"params": params}, jnp.zeros((1, 12, 24, 8, 3)))
+    _, seen = jax.jit(apply)({"params": params}, jnp.zeros((1, 12, 24, 8, 3)))
     embed = seen["intermediates"]["embed"][0][0]
     space = interpolate(params["space_pos"][1:], (1, 4, 4), (1, 6, 2))
     time = interpolate(params["time_pos"], (2, 1, 1), (6, 1, 1))
@@ -86,7 +83,9 @@ def test_tables_are_interpolated_over_space_and_time_apart():
 def test_patches_may_overlap():
     encoder, params = initial(stride=3, tubelet=1)
     assert encoder.grid_of((4, 16, 16, 3)) == (4, 5, 5)
-    seen = jit(functools.partial(encoder.apply, mutable=["intermediates"]))({"params": params}, video())[1]
+    seen = jax.jit(functools.partial(encoder.apply, mutable=["intermediates"]))({"params": params}, video())[
+        1
+    ]
     kernel = params["patch_embed"]["kernel"].reshape(1, 4, 4, 3, 32)
     expected = jax.lax.conv_general_dilated(
         video(), kernel, (1, 3, 3), "VALID", dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
@@ -128,9 +127,9 @@ def test_alignment_projects_each_layer_by_itself_to_unit_length():
     rng = np.random.default_rng(0)
     layers = jnp.asarray(rng.normal(size=(2, 3, 5, 16)), jnp.float32)
     ids = jnp.asarray(np.sort(rng.permuted(np.tile(np.arange(20), (3, 1)), axis=1)[:, :5]), jnp.int32)
-    params = jit(decoder.init)(jax.random.key(0), layers, ids)["params"]
+    params = jax.jit(decoder.init)(jax.random.key(0), layers, ids)["params"]
     assert params["projection"]["head"]["kernel"].shape == (2, 16, 8)
-    apply = jit(lambda x, ids: decoder.apply({"params": params}, x, ids))
+    apply = jax.jit(lambda x, ids: decoder.apply({"params": params}, x, ids))
     y = apply(layers, ids)
     np.testing.assert_allclose(jnp.linalg.norm(y, axis=-1), 1, rtol=1e-5)
     changed = apply(layers.at[0].add(1.0), ids)

@@ -1,7 +1,5 @@
 """Quantizers: straight-through gradients, codes that count right, codebooks that follow their formula."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,6 @@ import pytest
 from vfm import models
 from vfm.errors import UserError
 from vfm.models import quantizers
-
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @pytest.mark.parametrize("levels", [(8, 5, 5, 5), (2, 3), (4,)])
@@ -129,9 +125,9 @@ def test_windows_of_a_tokenizer_do_not_see_each_other():
     )  # fmt: skip
     module = models.build(part)
     video = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 8, 8, 3)), jnp.float32)
-    variables = jit(module.init)(jax.random.key(0), video)
+    variables = jax.jit(module.init)(jax.random.key(0), video)
     variables = {"params": variables["params"]}
-    apply = jit(lambda *inputs: module.apply(variables, *inputs, mutable=["intermediates"]))
+    apply = jax.jit(lambda *inputs: module.apply(variables, *inputs, mutable=["intermediates"]))
     features, seen = apply(video)
     changed, _ = apply(video.at[:, 1].add(1.0))
     assert features.tokens.shape == (2, 12, 16) and features.grid == (3, 2, 2)

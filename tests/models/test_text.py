@@ -26,9 +26,6 @@ ENCODERS = {
 PADDING_IS_HIDDEN = ("clip", "map", "mean", "bert")
 LENGTHS = np.array([8, 5, 1])
 
-# The tests' time is compilation; the models are tiny.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def texts(seed=0):
     """Three texts of 8, 5 and 1 tokens, and their mask."""
@@ -47,8 +44,8 @@ def moved(variables):
 def made(name):
     """(variables, compiled apply) of an encoder."""
     model = models.build(ENCODERS[name])
-    variables = moved(jit(model.init)(jax.random.key(0), *texts()))
-    return variables, jit(lambda text, mask: model.apply(variables, text, mask))
+    variables = moved(jax.jit(model.init)(jax.random.key(0), *texts()))
+    return variables, jax.jit(lambda text, mask: model.apply(variables, text, mask))
 
 
 def run(name, text, mask):
@@ -139,14 +136,14 @@ def fused():
     model = models.build(FUSED)
     video = jnp.asarray(np.random.default_rng(2).normal(size=(3, 6, 20)), jnp.float32)
     text, mask = texts()
-    init = jit(lambda key: model.init(key, text, mask, video, method="everything"))
+    init = jax.jit(lambda key: model.init(key, text, mask, video, method="everything"))
     return model, moved(init(jax.random.key(0))), text, mask, video
 
 
 def test_fusion_looks_at_the_video_and_hides_padding(fused):
     model, variables, text, mask, video = fused
 
-    @jit
+    @jax.jit
     def fuse(text, video):
         tokens = model.apply(variables, text, mask).tokens
         return tokens, model.apply(variables, tokens, mask, video, method="fuse")
@@ -170,7 +167,7 @@ def test_layers_below_fusion_are_the_text_encoder(fused):
     assert {leaf.shape[0] for leaf in jax.tree.leaves(variables["params"]["fusion_blocks"])} == {1}
     alone = models.build(FUSED | dict(depth=1, fusion_layer=-1))
     np.testing.assert_array_equal(
-        jit(model.apply)(variables, text, mask).tokens, jit(alone.apply)(variables, text, mask).tokens
+        jax.jit(model.apply)(variables, text, mask).tokens, jax.jit(alone.apply)(variables, text, mask).tokens
     )
     with pytest.raises(ValueError, match="no fusion layers"):
         alone.apply(variables, jnp.zeros((1, 2, 32)), None, jnp.zeros((1, 2, 20)), method="fuse")
@@ -179,7 +176,7 @@ def test_layers_below_fusion_are_the_text_encoder(fused):
 def test_words_are_predicted_with_their_own_vectors(fused):
     model, variables, *_ = fused
     tokens = jnp.ones((1, 2, 32))
-    predict = jit(lambda variables: model.apply(variables, tokens, method="predict"))
+    predict = jax.jit(lambda variables: model.apply(variables, tokens, method="predict"))
     logits = predict(variables)
     assert logits.shape == (1, 2, 50)
     words = variables["params"]["words"] | dict(
@@ -193,8 +190,8 @@ def test_words_are_predicted_with_their_own_vectors(fused):
 def test_dropout_needs_training(fused):
     _, variables, text, mask, _ = fused
     model = models.build(FUSED | dict(dropout=0.3))
-    plain = jit(model.apply)(variables, text, mask).tokens
-    train = jit(lambda key: model.apply(variables, text, mask, train=True, rngs={"dropout": key}).tokens)
+    plain = jax.jit(model.apply)(variables, text, mask).tokens
+    train = jax.jit(lambda key: model.apply(variables, text, mask, train=True, rngs={"dropout": key}).tokens)
     first, second = train(jax.random.key(0)), train(jax.random.key(1))
     assert np.abs(first - plain).max() > 1e-2
     assert np.abs(first - second).max() > 1e-2
@@ -207,7 +204,7 @@ def test_map_pool_is_one_attention_of_a_learned_query():
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.normal(size=(2, 6, width)), jnp.float32)
     mask = np.arange(6) < np.array([[6], [4]])
-    variables = moved(jit(pool.init)(jax.random.key(0), tokens))
+    variables = moved(jax.jit(pool.init)(jax.random.key(0), tokens))
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
     everything = np.concatenate([np.tile(p["query"], (2, 1, 1)), tokens], axis=1)
     q, k, v = np.split(everything @ p["qkv"]["kernel"] + p["qkv"]["bias"], 3, axis=-1)
@@ -220,7 +217,7 @@ def test_map_pool_is_one_attention_of_a_learned_query():
     y = y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * p["norm"]["scale"] + p["norm"]["bias"]
     y = np.maximum(y @ p["mlp"]["fc1"]["kernel"] + p["mlp"]["fc1"]["bias"], 0)
     expected = x + y @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"]
-    run = jit(lambda *inputs: pool.apply(variables, *inputs))
+    run = jax.jit(lambda *inputs: pool.apply(variables, *inputs))
     np.testing.assert_allclose(run(tokens, None, mask), expected, atol=2e-4)
     joined = jnp.concatenate([tokens[:, 1:], tokens[:, :1]], axis=1)
     np.testing.assert_allclose(run(tokens[:, 1:], tokens[:, 0]), run(joined), atol=1e-5)
@@ -242,11 +239,11 @@ def test_naflex_is_a_vit_where_grids_are_equal_and_ignores_padding():
         )
     )
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 1, 8, 12, 3)), jnp.float32)
-    variables = moved(jit(vit.init)(jax.random.key(0), image))
-    expected = jit(vit.apply)(variables, image).tokens
+    variables = moved(jax.jit(vit.init)(jax.random.key(0), image))
+    expected = jax.jit(vit.apply)(variables, image).tokens
     patches = image.reshape(2, 2, 4, 3, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 6, 48)
     places = np.stack(np.divmod(np.arange(6), 3), -1)[None].repeat(2, 0)
-    run = jit(naflex.apply)
+    run = jax.jit(naflex.apply)
     tokens = run(variables, patches, places, np.ones((2, 1, 1, 6), bool))
     np.testing.assert_allclose(tokens, expected, atol=1e-5)
     # The second image is smaller: its padding changes nothing, and its positions are resampled for 1 x 3 patches.

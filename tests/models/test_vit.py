@@ -1,7 +1,5 @@
 """Published sizes, and the decoder, poolers and classifier around an encoder."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,9 +11,6 @@ from vfm.models.poolers import AttentivePooler, heads_of
 
 TINY = dict(name="vit", width=32, depth=1, heads=2, frames=4, image_size=16, tubelet=2, patch=4)
 DECODER = dict(name="decoder", width=16, depth=2, heads=2)
-
-# The tests' time is compilation; the models are tiny.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def count(tree):
@@ -52,8 +47,8 @@ def decoder():
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 32)), jnp.float32)
     keep = jnp.asarray([[0, 3, 8, 20, 31], [1, 2, 3, 4, 5]])
     masked = jnp.asarray([[1, 2, 30], [0, 6, 31]])
-    variables = jit(lambda key: module.init(key, tokens, keep, masked, (2, 4, 4)))(jax.random.key(0))
-    apply = jit(lambda tokens, keep, masked: module.apply(variables, tokens, keep, masked, (2, 4, 4)))
+    variables = jax.jit(lambda key: module.init(key, tokens, keep, masked, (2, 4, 4)))(jax.random.key(0))
+    apply = jax.jit(lambda tokens, keep, masked: module.apply(variables, tokens, keep, masked, (2, 4, 4)))
     return apply, tokens, keep, masked
 
 
@@ -80,7 +75,7 @@ def test_pooler_is_one_cross_attention_block_as_in_vjepa():
     pooler = AttentivePooler(queries=3)
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(rng.normal(size=(2, 6, width)), jnp.float32)
-    variables = jit(pooler.init)(jax.random.key(0), tokens)
+    variables = jax.jit(pooler.init)(jax.random.key(0), tokens)
     variables = jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), variables)
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
 
@@ -100,15 +95,15 @@ def test_pooler_is_one_cross_attention_block_as_in_vjepa():
     hidden = norm(x, "norm2") @ p["mlp"]["fc1"]["kernel"] + p["mlp"]["fc1"]["bias"]
     hidden = np.asarray(jax.nn.gelu(hidden, approximate=False))
     x = x + hidden @ p["mlp"]["fc2"]["kernel"] + p["mlp"]["fc2"]["bias"]
-    np.testing.assert_allclose(jit(pooler.apply)(variables, tokens), x, atol=2e-4)
+    np.testing.assert_allclose(jax.jit(pooler.apply)(variables, tokens), x, atol=2e-4)
 
 
 def test_pooler_ignores_padding_and_many_train_at_once():
     pooler = AttentivePooler(heads=2)
     tokens = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 32)), jnp.float32)
-    apply = jit(pooler.apply)
-    many = jit(jax.vmap(pooler.init, (0, None)))(jax.random.split(jax.random.key(0), 3), tokens)
-    outputs = jit(jax.vmap(pooler.apply, (0, None)))(many, tokens)
+    apply = jax.jit(pooler.apply)
+    many = jax.jit(jax.vmap(pooler.init, (0, None)))(jax.random.split(jax.random.key(0), 3), tokens)
+    outputs = jax.jit(jax.vmap(pooler.apply, (0, None)))(many, tokens)
     assert outputs.shape == (3, 2, 1, 32)
     one = jax.tree.map(lambda leaf: leaf[1], many)
     np.testing.assert_allclose(outputs[1], apply(one, tokens), atol=1e-5)
@@ -128,7 +123,7 @@ def test_classifier_pools_as_named(pooling):
     model = Classifier(encoder, classes=5, pooling=pooling, norm=False)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 16, 16, 3)), jnp.float32)
 
-    @jit
+    @jax.jit
     def run(key):
         variables = model.init(key, x)
         features = encoder.apply({"params": variables["params"]["encoder"]}, x)

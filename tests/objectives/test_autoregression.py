@@ -1,7 +1,5 @@
 """Next patch, next code and the tokenizer between them: nothing sees what it predicts, encoders serve probes."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,6 @@ from vfm import models, objectives
 from vfm.errors import UserError
 from vfm.models.quantizers import Averages, codebook_of
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SHAPE = dict(width=16, depth=1, heads=2, image_size=8, patch=4)
 TOKENS = 8  # 2 frames of 2 x 2
 
@@ -42,8 +39,8 @@ def aim_config(**encoder) -> ConfigDict:
 
 def test_next_patch_is_predicted_from_earlier_ones_and_the_prefix(batch):
     objective = objectives.build(aim_config())
-    params, _ = jit(objective.init)(jax.random.key(0), batch)
-    encode = jit(
+    params, _ = jax.jit(objective.init)(jax.random.key(0), batch)
+    encode = jax.jit(
         lambda video, prefix=None: (
             objective.encoder.apply(
                 {"params": params["encoder"]}, video.astype(jnp.float32) / 255, prefix=prefix
@@ -63,11 +60,11 @@ def test_next_patch_is_predicted_from_earlier_ones_and_the_prefix(batch):
 
 def test_next_patch_loss_counts_tokens_behind_the_prefix(batch):
     objective = objectives.build(aim_config())
-    params, _ = jit(objective.init)(jax.random.key(0), batch)
-    value, (metrics, _) = jit(lambda b: objective.loss(params, {}, b, jax.random.key(3), 0, {}))(batch)
+    params, _ = jax.jit(objective.init)(jax.random.key(0), batch)
+    value, (metrics, _) = jax.jit(lambda b: objective.loss(params, {}, b, jax.random.key(3), 0, {}))(batch)
     prefix = objective.prefixes(jax.random.split(jax.random.key(3))[0], batch, TOKENS)
     assert metrics["loss"][1] == (TOKENS - prefix).sum() and np.isfinite(value)
-    pictures = jit(objective.reconstruct)(params, batch, jax.random.key(3))
+    pictures = jax.jit(objective.reconstruct)(params, batch, jax.random.key(3))
     given = pictures["masked"] == pictures["original"]
     np.testing.assert_array_equal(
         np.where(given, pictures["predicted"], 0), np.where(given, pictures["original"], 0)
@@ -104,13 +101,13 @@ def test_scans_of_one_direction_are_causal_and_of_two_are_refused(batch):
         objectives.build(config)
     config.model.encoder.bidirectional = False
     objective = objectives.build(config)
-    params, _ = jit(objective.init)(jax.random.key(0), batch)
-    encode = jit(
+    params, _ = jax.jit(objective.init)(jax.random.key(0), batch)
+    encode = jax.jit(
         lambda v: objective.encoder.apply({"params": params["encoder"]}, v.astype(jnp.float32)).tokens
     )
     tokens, changed = (encode(b["video"]) for b in (batch, brighter_from(batch, 1)))
     np.testing.assert_allclose(changed[:, :4], tokens[:, :4], atol=1e-4)
-    value, (metrics, _) = jit(lambda b: objective.loss(params, {}, b, jax.random.key(3), 0, {}))(batch)
+    value, (metrics, _) = jax.jit(lambda b: objective.loss(params, {}, b, jax.random.key(3), 0, {}))(batch)
     assert metrics["loss"][1] == 4 * (TOKENS - 1) and np.isfinite(value)
 
 
@@ -133,9 +130,9 @@ def tokenizer_objective(kind: str):
 @pytest.fixture(scope="module", params=["fsq", "vq"])
 def tokenizer(request, batch):
     objective = tokenizer_objective(request.param)
-    params, extra = jit(objective.init)(jax.random.key(0), batch)
+    params, extra = jax.jit(objective.init)(jax.random.key(0), batch)
 
-    @jit
+    @jax.jit
     def step(params, extra, batch, key):
         def loss(params):
             return objective.loss(params, extra, batch, key, 0, {})
@@ -168,9 +165,9 @@ def test_a_tokenizer_learns_and_its_codebook_follows_its_averages(tokenizer, bat
 
 def test_codes_decode_to_what_the_decoder_saw(tokenizer, batch):
     objective, params, _, _ = tokenizer
-    codes = jit(objective.encode)(params, batch["video"])
+    codes = jax.jit(objective.encode)(params, batch["video"])
     assert codes.shape == (4, TOKENS) and codes.max() < objective.encoder.codes
-    video = jit(lambda codes: objective.decode(params, codes, batch["video"].shape))(codes)
+    video = jax.jit(lambda codes: objective.decode(params, codes, batch["video"].shape))(codes)
     assert video.shape == batch["video"].shape and 0 <= video.min() and video.max() <= 1
 
 
@@ -187,13 +184,13 @@ def toto_config(kind: str = "fsq") -> ConfigDict:
 @pytest.fixture(scope="module")
 def codes_model(tokenizer, batch):
     objective = objectives.build(toto_config("vq" if tokenizer[0].decay else "fsq"))
-    params, extra = jit(objective.init)(jax.random.key(5), batch)
+    params, extra = jax.jit(objective.init)(jax.random.key(5), batch)
     return objective, params, extra, {"tokenizer": {"encoder": tokenizer[1]["encoder"]}}
 
 
 def test_next_code_sees_only_earlier_codes(codes_model):
     objective, params, _, _ = codes_model
-    predict = jit(
+    predict = jax.jit(
         lambda codes: objective.encoder.apply({"params": params["encoder"]}, codes, method="predict")
     )
     codes = jnp.asarray(np.random.default_rng(0).integers(0, 16, (2, TOKENS)))
@@ -210,7 +207,7 @@ def test_next_code_learns_the_teachers_codes_and_keeps_a_copy_of_it(codes_model,
     def loss(params):
         return objective.loss(params, extra, batch, jax.random.key(0), 0, teacher)
 
-    (value, (metrics, _)), grads = jit(jax.value_and_grad(loss, has_aux=True))(params)
+    (value, (metrics, _)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     assert metrics["loss"][1] == 4 * TOKENS
     assert value == pytest.approx(np.log(objective.encoder.codes + 1), rel=0.4)
     assert all(np.abs(g).max() == 0 for g in jax.tree.leaves(grads["encoder"]["tokenizer"]))
@@ -220,7 +217,7 @@ def test_next_code_learns_the_teachers_codes_and_keeps_a_copy_of_it(codes_model,
     video = jnp.asarray(
         (np.asarray(batch["video"]) / 255 - np.array(objective.mean)) / np.array(objective.std), jnp.float32
     )
-    features = jit(lambda v, k=None: encoder.apply({"params": settled["encoder"]}, v, k))
+    features = jax.jit(lambda v, k=None: encoder.apply({"params": settled["encoder"]}, v, k))
     tokens = features(video).tokens
     assert tokens.shape == (4, TOKENS, encoder.width) and encoder.grid_of(video.shape) == (2, 2, 2)
     codes = tokenizer[0].encode(tokenizer[1], batch["video"])

@@ -12,7 +12,6 @@ from configs import cappa, coca, common
 from vfm import objectives
 from vfm.errors import UserError
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 EOS, WORDS = 2, 9
 
 
@@ -45,7 +44,7 @@ def batch():
 @pytest.fixture(scope="module", params=["captioner", "coca"])
 def model(request, batch):
     objective = objectives.build(config_of(request.param))
-    params, _ = jit(objective.init)(jax.random.key(0), batch)
+    params, _ = jax.jit(objective.init)(jax.random.key(0), batch)
     rng = np.random.default_rng(0)  # so that nothing is 0, as the head is at first
     params = jax.tree.map(lambda p: p + rng.normal(0, 0.2, p.shape).astype(np.float32), params)
     return objective, params
@@ -53,7 +52,7 @@ def model(request, batch):
 
 def test_loss_does_not_see_what_stands_in_the_padding(model, batch):
     objective, params = model
-    loss = jit(lambda batch: objective.loss(params, {}, batch, jax.random.key(1), 0, {}))
+    loss = jax.jit(lambda batch: objective.loss(params, {}, batch, jax.random.key(1), 0, {}))
     value, (metrics, _) = loss(batch)
     noise = jnp.where(batch["text_mask"], batch["text"], 5)
     np.testing.assert_allclose(loss(batch | {"text": noise})[0], value, rtol=1e-5)
@@ -66,7 +65,7 @@ def test_loss_does_not_see_what_stands_in_the_padding(model, batch):
 
 def test_likelihood_is_of_the_tokens_asked_for_and_comes_from_the_video(model, batch):
     objective, params = model
-    apply = jit(objective.likelihood)
+    apply = jax.jit(objective.likelihood)
     ones = jnp.ones((4, 6), bool)
     whole = apply(params, batch["video"], batch["text"], batch["text_mask"], ones)
     first = jnp.broadcast_to(jnp.arange(6) < 2, (4, 6))
@@ -74,7 +73,7 @@ def test_likelihood_is_of_the_tokens_asked_for_and_comes_from_the_video(model, b
         apply(params, batch["video"], batch["text"], batch["text_mask"], part) for part in (first, ~first)
     ]
     np.testing.assert_allclose(halves[0] + halves[1], whole, atol=1e-4)
-    blind = jit(functools.partial(objective.likelihood, video=None))(
+    blind = jax.jit(functools.partial(objective.likelihood, video=None))(
         params, text=batch["text"], text_mask=batch["text_mask"], text_loss=ones
     )
     assert np.abs(blind - whole).min() > 1e-4
@@ -83,9 +82,9 @@ def test_likelihood_is_of_the_tokens_asked_for_and_comes_from_the_video(model, b
 def test_greedy_text_is_what_likelihoods_choose(model, batch):
     objective, params = model
     prompt = [4, 7]
-    generate = jit(lambda video: objective.generate(params, video, prompt, length=3, eos=EOS))
+    generate = jax.jit(lambda video: objective.generate(params, video, prompt, length=3, eos=EOS))
     found = np.asarray(generate(batch["video"]))
-    likelihood = jit(objective.likelihood)
+    likelihood = jax.jit(objective.likelihood)
     text = jnp.broadcast_to(jnp.asarray(prompt, jnp.int32), (4, 2))
     ended = np.zeros(4, bool)
     for place in range(3):
@@ -103,7 +102,7 @@ def test_greedy_text_is_what_likelihoods_choose(model, batch):
 
 def test_a_beam_without_a_prompt_begins_at_the_start(model, batch):
     objective, params = model
-    run = jit(lambda video: objective.generate(params, video, length=2, method="beam", beams=3, eos=EOS))
+    run = jax.jit(lambda video: objective.generate(params, video, length=2, method="beam", beams=3, eos=EOS))
     assert run(batch["video"][:2]).shape == (2, 2)
 
 
@@ -147,8 +146,8 @@ def test_batches_without_captions_and_unknown_vocabularies_say_what_to_set(batch
 
 def test_embeddings_are_unit_vectors_that_no_other_row_changes(batch):
     objective = objectives.build(config_of("coca"))
-    params, _ = jit(objective.init)(jax.random.key(0), batch)
-    embed = jit(lambda b: (
+    params, _ = jax.jit(objective.init)(jax.random.key(0), batch)
+    embed = jax.jit(lambda b: (
         objective.embed_video(params, b["video"]), objective.embed_text(params, b["text"], b["text_mask"])
     ))  # fmt: skip
     whole, one = embed(batch), embed({name: rows[1:2] for name, rows in batch.items()})

@@ -21,7 +21,6 @@ ENCODERS = {
     "vit": common.vit(width=16, depth=1, heads=2, frames=4, image_size=8, patch=4),
     "mamba": common.mamba(width=16, depth=1, frames=4, image_size=8, patch=4, tubelet=2, d_state=2),
 }
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def config(encoder="vit", **changes):
@@ -40,7 +39,7 @@ def config(encoder="vit", **changes):
 def made(encoder="vit", attend="prefix"):
     """(objective, parameters away from zeros and ones)."""
     objective = objectives.build(config(encoder, **{"objective.attend": attend}))
-    params, extra = jit(objective.init)(jax.random.key(0), batch())
+    params, extra = jax.jit(objective.init)(jax.random.key(0), batch())
     assert set(params) == {"encoder", "connector", "lm"} and extra == {}
     rng = np.random.default_rng(1)
     return objective, jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype(np.float32), params)
@@ -51,9 +50,9 @@ def compiled(encoder="vit", attend="prefix"):
     """(loss, likelihood) as compiled functions of parameters and a batch."""
     objective, _ = made(encoder, attend)
     key = jax.random.key(0)
-    loss = jit(lambda params, batch: objective.loss(params, {}, batch, key, 0, {}))
+    loss = jax.jit(lambda params, batch: objective.loss(params, {}, batch, key, 0, {}))
     names = ("text", "text_mask", "text_loss")
-    likelihood = jit(
+    likelihood = jax.jit(
         lambda params, batch: objective.likelihood(params, batch.get("video"), *(batch[n] for n in names))
     )
     return loss, likelihood
@@ -98,7 +97,7 @@ def plain_log_p(objective, params, batch, video=True):
 def test_the_loss_is_the_mean_over_all_answer_tokens_of_the_batch(encoder, attend):
     objective, params = made(encoder, attend)
     one = batch()
-    log_p = np.asarray(jit(functools.partial(plain_log_p, objective))(params, one))
+    log_p = np.asarray(jax.jit(functools.partial(plain_log_p, objective))(params, one))
     loss, (metrics, extra) = compiled(encoder, attend)[0](params, one)
     counted = one["text_loss"]
     np.testing.assert_allclose(loss, -log_p[counted].mean(), rtol=1e-5)
@@ -122,10 +121,10 @@ def test_every_connector_learns_through_the_language_model(part):
     c = config()
     c.model.connector = ConfigDict(common.connector(**part))
     objective, one, key = objectives.build(c), batch(), jax.random.key(0)
-    params, _ = jit(objective.init)(key, one)
+    params, _ = jax.jit(objective.init)(key, one)
     # Some of them start as zeros, behind which nothing learns yet.
     params["connector"] = jax.tree.map(lambda x: x + 0.1, params["connector"])
-    gradient = jit(jax.grad(lambda params: objective.loss(params, {}, one, key, 0, {})[0]))(params)
+    gradient = jax.jit(jax.grad(lambda params: objective.loss(params, {}, one, key, 0, {})[0]))(params)
     flat = jax.tree_util.tree_leaves_with_path(gradient["connector"])
     still = [jax.tree_util.keystr(path) for path, g in flat if not np.abs(g).max() > 0]
     assert flat and not [path for path in still if "bias" not in path], still
@@ -165,7 +164,7 @@ def test_a_blind_likelihood_is_that_of_the_text_alone(attend):
     one = batch()
     seen = {name: value for name, value in one.items() if name != "video"}
     found = compiled(attend=attend)[1](params, seen)
-    log_p = jit(functools.partial(plain_log_p, objective, video=False))(params, one)
+    log_p = jax.jit(functools.partial(plain_log_p, objective, video=False))(params, one)
     np.testing.assert_allclose(found, np.where(one["text_loss"], log_p, 0).sum(1), rtol=1e-5)
 
 
@@ -202,7 +201,7 @@ def test_a_cache_changes_nothing_in_generation(encoder, attend, methods):
     def cached(params, video, method):
         return objective.generate(params, video, prompt, method=method, **options)
 
-    both = jit(lambda *inputs: [[run(*inputs, method) for run in (whole, cached)] for method in methods])
+    both = jax.jit(lambda *inputs: [[run(*inputs, method) for run in (whole, cached)] for method in methods])
     for expected, found in both(params, video):
         np.testing.assert_array_equal(found, expected)
         assert len(np.unique(found, axis=0)) > 1  # videos make a difference
@@ -214,7 +213,7 @@ def test_prompts_of_several_lengths_and_blind_ones():
     prompts, mask = np.array([[1, 9, 8], [1, 9, 0], [1, 0, 0], [1, 6, 5]]), np.ones((B, 3), bool)
     mask[1, 2:], mask[2, 1:] = False, False
     options = dict(length=3, method="nucleus", rng=jax.random.key(3), temperature=2.0)
-    run = jit(
+    run = jax.jit(
         lambda p, v, ids, m, key: objective.generate(p, v, ids, prompt_mask=m, **options | {"rng": key})
     )
     keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(3), row))(np.arange(B))
@@ -235,8 +234,8 @@ def test_what_is_frozen_stays_bit_for_bit(mode):
     mesh = sharding.make_mesh(settings.mesh)
     optimizer = optim.build(settings, params, lambda step: 0.1)
     step = make_step(objective, optimizer, seed=0, accumulate=1, ema=0, mesh=mesh)
-    state = dict(step=np.zeros((), np.int32), params=params, extra={}, opt=jit(optimizer.init)(params))
-    after, metrics = jit(step)(state, batch(), {})
+    state = dict(step=np.zeros((), np.int32), params=params, extra={}, opt=jax.jit(optimizer.init)(params))
+    after, metrics = jax.jit(step)(state, batch(), {})
     assert metrics["skipped"][0] == 0
     before, after = rules.flatten(state["params"]), rules.flatten(after["params"])
     changed = {path for path in before if (np.asarray(before[path]) != np.asarray(after[path])).any()}

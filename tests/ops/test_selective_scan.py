@@ -13,15 +13,12 @@ from vfm.ops import selective_scan as operation
 
 IMPLS = ("sequential", "associative")
 
-# The tests' time is compilation; the arrays are tiny.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def selective_scan(**kwargs):
     """The operation as one compiled program."""
     arrays = {k: v for k, v in kwargs.items() if not isinstance(v, str | int)}
     options = {k: v for k, v in kwargs.items() if k not in arrays}
-    return jit(lambda x: operation.selective_scan(**x, **options))(arrays)
+    return jax.jit(lambda x: operation.selective_scan(**x, **options))(arrays)
 
 
 def plain(u, delta, A, B, C, D=None, z=None, delta_bias=None, softplus=False):
@@ -67,7 +64,7 @@ def with_gradients(scan, inputs, dtype):
         jnp.asarray(r.normal(size=s.shape), dtype) for s in jax.eval_shape(lambda x: scan(**x), inputs)
     ]
 
-    @jit
+    @jax.jit
     def run(inputs):
         outputs, pull = jax.vjp(lambda x: scan(**x), inputs)
         return outputs, pull(tuple(weights))[0]
@@ -131,7 +128,7 @@ def test_bfloat16_inputs_keep_a_float32_state():
     exact = selective_scan(**{k: v.astype(jnp.float32) for k, v in inputs.items()}, softplus=True)
     assert y.dtype == jnp.bfloat16 and last.dtype == jnp.float32
     np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
-    loss = jit(jax.grad(lambda x: operation.selective_scan(**x).astype(jnp.float32).sum()))
+    loss = jax.jit(jax.grad(lambda x: operation.selective_scan(**x).astype(jnp.float32).sum()))
     gradients = loss(inputs)
     assert all(g.dtype == jnp.bfloat16 for g in gradients.values())
 
@@ -171,7 +168,7 @@ def temporary_bytes(length, impl):
         lambda: {k: jnp.asarray(v) for k, v in arrays(length, channels=64, states=16).items()}
     )
     loss = jax.grad(lambda x: operation.selective_scan(**x, softplus=True, impl=impl).sum())
-    return jit(loss).lower(shapes).compile().memory_analysis().temp_size_in_bytes
+    return jax.jit(loss).lower(shapes).compile().memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.parametrize("impl", IMPLS)

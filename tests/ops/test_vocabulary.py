@@ -12,9 +12,6 @@ from vfm.ops.vocabulary import token_cross_entropy
 
 B, L, D, V = 2, 7, 6, 11
 
-# The tests' time is compilation.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 def inputs(seed=0):
     rng = np.random.default_rng(seed)
@@ -32,7 +29,7 @@ def run(chunk, smoothing=0.1):
         scores = token_cross_entropy(hidden, kernel, labels, chunk=chunk, smoothing=smoothing)
         return (scores.loss * weight).sum(), scores
 
-    return jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(hidden, kernel)
+    return jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(hidden, kernel)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -75,7 +72,7 @@ def test_rotation_depends_on_distances_only_and_keeps_lengths():
     rng = np.random.default_rng(0)
     q, k = rng.normal(size=(2, 1, 5, 2, 8)).astype(np.float32)
 
-    @jit
+    @jax.jit
     def products(shift):
         cos, sin = rope.angles(jnp.arange(5)[None] + shift, 8)
         turned = rope.rotate(q, cos, sin), rope.rotate(k, cos, sin)
