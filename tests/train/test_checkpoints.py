@@ -7,11 +7,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from scripts import checkpoint as listing
 from vfm.errors import UserError
 from vfm.train import checkpoint, train
 from vfm.train.initial import check_frozen
+from vfm.train.processes import alone_in
 
 
 def fit(toy, workdir, **changes):
@@ -143,8 +145,25 @@ def test_parts_that_do_not_fit_are_reported_and_may_be_allowed(toy, finished, tm
         train(config, tmp_path, **arguments)
     config.init.allow = (r"encoder/norm/bias", r"encoder/patch_embed/bias")
     train(config, tmp_path, **arguments)
-    with pytest.raises(UserError, match="init.encoder='nowhere'.*no complete checkpoint"):
+    with pytest.raises(UserError, match="init.encoder: 'nowhere' has no complete checkpoint"):
         train(toy.config(**{"init.encoder": "nowhere"}), tmp_path / "b", **arguments)
+
+
+@pytest.mark.parametrize("key", ["init.encoder", "init.run", "teachers.clip.run"])
+def test_a_run_that_is_not_there_is_noticed_before_the_data_are_opened(toy, tmp_path, key):
+    def unread(start, rows):
+        pytest.fail("the data were opened")
+
+    config = toy.config()
+    config.teachers = ConfigDict(dict(clip=dict(run="", mean=(0.0,) * 3, std=(1.0,) * 3)))
+    config.update_from_flattened_dict({key: "nowhere"})
+    with pytest.raises(UserError, match=f"config.{key}.*'nowhere'.* no complete checkpoint"):
+        train(config, tmp_path / "b", objective=toy.objective, batches=unread)
+    assert not (tmp_path / "b").exists()
+    # Nor is a folder kept in which nothing was.
+    with pytest.raises(UserError, match="of another kind"), alone_in(tmp_path / "b"):
+        raise UserError("of another kind")
+    assert not (tmp_path / "b").exists()
 
 
 FULL_DISK = """

@@ -88,6 +88,7 @@ def test_the_script_lists_steps_sizes_and_digests(toy, runs):
 def test_sigterm_saves_the_step_at_hand_and_leaves_with_exit_code_0(runs):
     step = runs.left[-1]
     assert 24 <= step < STEPS
+    assert "SIGTERM: saving after the next step, then leaving\n" in runs.printed["terminated"]
     assert f"SIGTERM: saved step {step} of {STEPS}" in runs.printed["terminated"]
     assert f"resume from step {step}" in runs.printed["resumed"]
 

@@ -18,6 +18,14 @@ log = logging.getLogger(__name__)
 State = dict[str, Any]
 
 
+def check_runs(config: ConfigDict, workdir: str | Path) -> None:
+    """UserError that names a run of `config.init` without a checkpoint, before the data is opened."""
+    if not checkpoint.steps(workdir):
+        runs = parts_of(config.init) | ({"run": config.init.run} if config.init.run else {})
+        for key, run in runs.items():
+            newest(run, f"config.init.{key}")
+
+
 def initial_state(
     config: ConfigDict, workdir: str | Path, step: int | None, new: Callable[[], State], like: State
 ) -> State:

@@ -16,7 +16,7 @@ import input_pipeline
 from vfm.train import checkpoint, sharding, summary, teachers, tokenizer
 from vfm.train import config as configs
 from vfm.train.feed import Feed
-from vfm.train.initial import initial_state
+from vfm.train.initial import check_runs, initial_state
 from vfm.train.meter import Meter
 from vfm.train.processes import Preemption, alone_in
 from vfm.train.program import Program
@@ -73,6 +73,7 @@ def train(
     """
     configs.check(config, need_data=batches is None)
     teachers.check(config)
+    check_runs(config, workdir)
     config = tokenizer.recorded(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(config.batch_size, config.accumulate, mesh)

@@ -75,15 +75,24 @@ def alone_in(workdir: str | Path) -> Iterator[None]:
     if jax.process_index() > 0:  # the first process stands for the whole run
         yield
         return
+    new = not Path(workdir).exists()
     Path(workdir).mkdir(parents=True, exist_ok=True)
-    with open(Path(workdir, ".lock"), "w") as file:
+    lock = Path(workdir, ".lock")
+    with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
                 f"another run is training in '{workdir}'; wait for it, stop it, or use another --workdir"
             ) from error
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # somebody else removed it
+                # A mistake was found before there was anything to keep.
+                if new and os.listdir(workdir) == [lock.name]:
+                    lock.unlink()
+                    Path(workdir).rmdir()
 
 
 class Preemption:
@@ -118,3 +127,6 @@ class Preemption:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        again = "; a second Ctrl-C leaves at once and saves nothing" if number == signal.SIGINT else ""
+        # Compiling, or opening the data, may take minutes before the loop asks.
+        os.write(2, f"\n{self.received}: saving after the next step, then leaving{again}\n".encode())

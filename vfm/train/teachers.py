@@ -27,13 +27,15 @@ UNUSED = ("encoder/image_pos",)  # a table for single frames, which a teacher of
 
 
 def check(config: ConfigDict) -> None:
-    """UserError that names a teacher whose run is not set."""
+    """UserError that names a teacher whose run is not set, or has no checkpoint; "" stands for an untrained teacher."""
     for name, part in config.get("teachers", {}).items():
         if part.run is None:
             raise UserError(
                 f"config.teachers.{name}.run is not set: it is the folder of the run whose parameters teach; add "
                 f"--config.teachers.{name}.run=DIR, or take the teacher and what learns from it out of the config"
             )
+        if part.run:
+            newest(part.run, f"config.teachers.{name}.run")
 
 
 def shapes(config: ConfigDict, batch: Tree) -> Tree:
