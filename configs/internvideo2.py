@@ -75,6 +75,7 @@ def encoder(size: str, frames: int, **changes) -> dict:
         tubelet=1,
         patch=14,
         positions="learned_from_sincos",
+        image_positions="mean",
         cls_token=True,
         cls_position=True,
         norm="rmsnorm",

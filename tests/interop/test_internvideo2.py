@@ -1,8 +1,11 @@
 """InternVideo2, Unmasked Teacher and ViCLIP give their originals' numbers, and every published name has its place."""
 
+import importlib
+
 import numpy as np
 import pytest
 
+from vfm import models
 from vfm.errors import UserError
 from vfm.interop.golden import read
 from vfm.interop.internvideo2_align import parameter_shapes
@@ -90,3 +93,27 @@ def test_weights_come_back_bit_for_bit_also_where_tables_are_joined(shared):
 def test_arguments_that_change_numbers_are_never_ignored(spec, config, names, named):
     with pytest.raises(UserError, match=named):
         spec(config, names)
+
+
+@pytest.mark.parametrize(
+    ("size", "factory"), [("s", "small"), ("b", "base"), ("l", "large"), ("1b", "1B"), ("6b", "6B")]
+)
+def test_published_weights_fit_the_recipes(size, factory):
+    """The encoder of configs/internvideo2.py is the one that a published checkpoint is read as."""
+    names = ("clip_decoder", "mae_decoder")
+    spec = spec_of({"factory": f"pretrain_internvideo2_{factory}_patch14_224", "num_frames": 8}, names)
+    ours = importlib.import_module("configs.internvideo2").get_config(f"stage1,{size}")
+    there, here = models.build(spec.encoder), models.build(ours.model.encoder)
+    initial = (
+        "positions",
+        "drop_path",
+        "parent",
+        "name",
+    )  # of learned positions only the initial values differ
+    differing = {
+        field: (getattr(there, field), getattr(here, field))
+        for field in type(here).__dataclass_fields__
+        if field not in initial and getattr(there, field) != getattr(here, field)
+    }
+    assert not differing and here.positions.startswith("learned") and there.positions == "learned"
+    assert spec.pool == ours.objective.pool.to_dict()
