@@ -5,7 +5,7 @@
 
 JOBS ?= 2
 ARGS ?=
-PYTEST = JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n $(JOBS) --dist loadfile
+PYTEST = JAX_PLATFORMS=cpu .venv/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' Makefile

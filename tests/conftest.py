@@ -12,6 +12,21 @@ os.environ.setdefault(
 )
 
 
+# Files that take longest, these first: begun last, one of them would keep one process busy when the others are done.
+LONGEST = (
+    "test_shipped_configs",
+    "test_meshes",
+    "test_resume",
+    "test_stages",
+    "test_contrast",
+    "test_validate",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Folder with golden numbers and real videos: `../shared`, or the one that VFM_SHARED names."""
