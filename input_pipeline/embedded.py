@@ -23,10 +23,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from input_pipeline.atomic import appearing, remove_stale
 from input_pipeline.encode import write_mp4
+from input_pipeline.progress import Progress
 from vfm.errors import UserError
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -220,11 +220,11 @@ def _write_all(draft: Path, sizes: dict[str, int], seed: int, workers: int | Non
     spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of a process that runs jax
     with (
         ProcessPoolExecutor(workers or os.cpu_count(), mp_context=spawn) as pool,
-        tqdm(total=sum(sizes.values()), unit=" videos", desc="embedded data set") as bar,
+        Progress(sum(sizes.values()), "embedded data set") as progress,
     ):
         for task, part in zip(tasks, pool.map(_write, tasks), strict=True):
             rows[task[1]] += part
-            bar.update(len(part))
+            progress.to(progress.done + len(part))
     for split, lines in rows.items():
         with open(draft / f"{split}.csv", "w", newline="") as file:
             writer = csv.DictWriter(file, ["path", "digit", "motion", "caption"], lineterminator="\n")
