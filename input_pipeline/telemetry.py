@@ -18,51 +18,57 @@ _NAMED = 5  # files in one message
 _KEPT = 64  # steps, more than are ever read ahead of training
 
 
+class _Sums:
+    """Of some batches: how many they are, their clips, rows that were replaced, and seconds."""
+
+    def __init__(self):
+        self.clips = self.batches = self.replaced = 0
+        self.decode = self.transform = self.wait = 0.0
+
+
 class Telemetry:
-    """Sums of what reading one medium took since they were last asked for; threads may add and ask at once."""
+    """Sums of what reading one medium took since they were last asked for, whole batches only.
+
+    One thread reads and adds, another may ask at any time: what belongs to a batch counts when the batch is complete.
+    """
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._clips = self._batches = self._replaced = 0
-        self._decode = self._transform = self._wait = 0.0
+        self._sums, self._next = _Sums(), _Sums()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        with self._lock:
-            self._wait += time.perf_counter() - start
+        self._next.wait += time.perf_counter() - start
 
     def add(self, clips: int, decode: float, transform: float) -> None:
         """Counts a chunk: its clips, and the seconds of reading them and of everything else."""
-        with self._lock:
-            self._clips += clips
-            self._decode += decode
-            self._transform += transform
+        self._next.clips += clips
+        self._next.decode += decode
+        self._next.transform += transform
 
     def batch(self, replaced: int = 0) -> None:
         """Counts a batch, of which so many rows show another sample than planned."""
+        self._next.batches, self._next.replaced = 1, replaced
         with self._lock:
-            self._batches += 1
-            self._replaced += replaced
+            for name, value in vars(self._next).items():
+                setattr(self._sums, name, getattr(self._sums, name) + value)
+        self._next = _Sums()
 
     def means(self) -> dict[str, float]:
         """`decode_ms` and `transform_ms` of a clip, `wait_ms` for a batch and the number of `bad_clips` since the last
         call; nothing where there was no batch."""
         with self._lock:
-            if not self._batches:
-                return {}
-            found = {
-                "decode_ms": 1e3 * self._decode / self._clips,
-                "transform_ms": 1e3 * self._transform / self._clips,
-                "wait_ms": 1e3 * self._wait / self._batches,
-                "bad_clips": float(self._replaced),
-            }
-            self._begin()
-        return found
+            sums, self._sums = self._sums, _Sums()
+        if not sums.batches:
+            return {}
+        return {
+            "decode_ms": 1e3 * sums.decode / sums.clips,
+            "transform_ms": 1e3 * sums.transform / sums.clips,
+            "wait_ms": 1e3 * sums.wait / sums.batches,
+            "bad_clips": float(sums.replaced),
+        }
 
 
 class Watchdog:

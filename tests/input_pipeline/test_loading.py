@@ -13,6 +13,7 @@ from PIL import Image
 
 from input_pipeline import batch_shapes, chunks, train_batches, workers, write_mp4
 from input_pipeline.sources import Source
+from input_pipeline.telemetry import Telemetry
 from input_pipeline.workers import Workers
 from vfm.errors import UserError
 
@@ -199,6 +200,19 @@ def test_telemetry_tells_means_since_it_was_last_asked(data):
         assert set(found) == {"decode_ms", "transform_ms", "wait_ms", "bad_clips"}
         assert found["decode_ms"] > 0 and found["transform_ms"] >= 0 and found["wait_ms"] > 0
         assert batches.telemetry() == {} and found["bad_clips"] == 0
+
+
+def test_telemetry_is_of_whole_batches_whenever_it_is_asked():
+    telemetry = Telemetry()
+    telemetry.add(4, 2.0, 1.0)
+    assert telemetry.means() == {}  # asked by another thread before the batch was complete
+    telemetry.add(4, 2.0, 1.0)
+    telemetry.batch(replaced=3)
+    telemetry.add(4, 9.0, 9.0)
+    found = telemetry.means()
+    assert (found["decode_ms"], found["transform_ms"], found["bad_clips"]) == (500.0, 250.0, 3.0)
+    telemetry.batch()
+    assert telemetry.means()["decode_ms"] == 2250.0 and telemetry.means() == {}
 
 
 # Processes
