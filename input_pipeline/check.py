@@ -17,10 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.atomic import appearing
-from input_pipeline.cache import digest, folders
+from input_pipeline.cache import folders
 from input_pipeline.decode import BadVideo, FewerFrames
 from input_pipeline.media import Files
 from input_pipeline.sources import Source
+from input_pipeline.storage import digest
 from input_pipeline.transforms import Window, whole_window
 from input_pipeline.workers import Lost, Workers
 

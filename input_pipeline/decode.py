@@ -210,16 +210,16 @@ class Video:
         """
         listing = self._listing or self.listing
         self._container.start_clock()
-        for way in _WAYS if listing.times is not None else ():
-            try:
-                clip = _Clip(indices, listing.num_frames, Converter(self.path, window_of))
-                return self._read_by_time(listing, clip, *way)
-            except (_Missed, DecodingFailed):
-                continue
-        if listing.times is not None and self._given:  # by somebody who saw other bytes
-            self._given, self._listing = False, None
-            return self.read(indices, window_of)
         if listing.times is not None:
+            for way in _WAYS:
+                try:
+                    clip = _Clip(indices, listing.num_frames, Converter(self.path, window_of))
+                    return self._read_by_time(listing, clip, *way)
+                except (_Missed, DecodingFailed):
+                    continue
+            if self._given:  # by somebody who saw other bytes
+                self._given, self._listing = False, None
+                return self.read(indices, window_of)
             self._list_again(listing)
         clip = _Clip(indices, self._listing.num_frames, Converter(self.path, window_of))
         return self._read_by_count(clip)
