@@ -14,7 +14,6 @@ lengths, sizes, codecs and the first problems. The picture shows frames of some 
 import argparse
 import collections
 import contextlib
-import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from input_pipeline import BadVideo, Source, open_source
+from input_pipeline.atomic import appearing
 from input_pipeline.check import check
 from input_pipeline.clips import Recipe
 from input_pipeline.decode import FewerFrames
@@ -286,15 +286,10 @@ def contact_sheet(source: Source, indices: Sequence[int], file: Path, count: int
         axes.set_axis_off()
         short = _cut(text, width // 5)  # letters of this size are about 5 pixels wide
         axes.set_title(short.replace("$", r"\$"), fontsize=7, loc="left", pad=3)
-    draft = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with warnings.catch_warnings():
-            # What the font has no letter for is drawn as a box, and nobody can do anything about it here.
-            warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
-            figure.savefig(draft, format=file.suffix[1:])
-        draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
+    with appearing(file) as draft, warnings.catch_warnings():
+        # What the font has no letter for is drawn as a box, and nobody can do anything about it here.
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)
+        figure.savefig(draft, format=file.suffix[1:])
     return len(rows)
 
 
