@@ -2,13 +2,13 @@
 
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from input_pipeline.atomic import appearing
 from input_pipeline.limits import check_loading, check_numbers
 from input_pipeline.normalise import statistics
 from vfm import rules
@@ -219,12 +219,8 @@ def write_json(file: Path, values: Any) -> None:
 
 def replace_text(file: Path, text: str) -> None:
     """Write a file so that a reader, or a run that starts after this one was killed, sees the old or the new one."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with appearing(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def _tuples(value: Any) -> Any:
